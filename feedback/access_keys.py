@@ -1,0 +1,108 @@
+"""API keys: made once, shown once, kept hashed."""
+
+import hashlib
+import secrets
+import time
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+from feedback.connection import Client, translated
+from feedback.errors import UnknownKey
+from feedback.ids import KeyId, TenantId, new_key_id
+from feedback.keyspace import KEYS, KEYS_EPOCH
+
+
+class Scope(StrEnum):
+    """What a key may do: ask the model, say what one thinks of answers, steer everything."""
+
+    chat = "chat"
+    feedback = "feedback"
+    operator = "operator"
+
+
+class ApiKey(BaseModel):
+    """A key as the ledger keeps it: the SHA-256 (hex) of its secret, never the secret. Times are Unix seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: KeyId
+    name: str
+    tenant: TenantId
+    scopes: frozenset[Scope]
+    secret_digest: str
+    created_at: float
+    revoked_at: float | None = None
+
+
+def new_secret() -> str:
+    """A fresh secret of 256 random bits, in the form that `Authorization: Bearer` carries."""
+    return "bk-" + secrets.token_urlsafe(32)
+
+
+def digest_of(secret: str) -> str:
+    """How a secret is kept. One plain hash is enough, since a secret is random and long."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class KeyStore:
+    """The API keys of all lines. LedgerUnavailable when Redis does not answer."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def make(
+        self, name: str, scopes: frozenset[Scope], tenant: TenantId
+    ) -> tuple[ApiKey, str]:
+        """A new key and its secret, which cannot be shown again."""
+        secret = new_secret()
+        return self.adopt(secret, name, scopes, tenant), secret
+
+    def adopt(
+        self, secret: str, name: str, scopes: frozenset[Scope], tenant: TenantId
+    ) -> ApiKey:
+        """Enters a secret made elsewhere; one that is known already keeps its key, revoked or not."""
+        digest = digest_of(secret)
+        known = next((key for key in self.all() if key.secret_digest == digest), None)
+        if known is not None:
+            return known
+        key = ApiKey(
+            id=new_key_id(),
+            name=name,
+            tenant=tenant,
+            scopes=scopes,
+            secret_digest=digest,
+            created_at=time.time(),
+        )
+        self._put(key)
+        return key
+
+    def revoke(self, key_id: KeyId) -> ApiKey:
+        """Takes a key back for good. UnknownKey when there is none of that id."""
+        key = next((key for key in self.all() if key.id == key_id), None)
+        if key is None:
+            raise UnknownKey(f"there is no key {key_id!r}; see the list of keys")
+        revoked = key.model_copy(update={"revoked_at": key.revoked_at or time.time()})
+        self._put(revoked)
+        return revoked
+
+    def all(self) -> list[ApiKey]:
+        """Every key, revoked ones too, oldest first."""
+        with translated():
+            rows = self._client.hvals(KEYS)
+        return sorted(
+            (ApiKey.model_validate_json(row) for row in rows),
+            key=lambda key: key.created_at,
+        )
+
+    def epoch(self) -> int:
+        """Grows with every change: cheap to poll."""
+        with translated():
+            return int(self._client.get(KEYS_EPOCH) or 0)
+
+    def _put(self, key: ApiKey) -> None:
+        with translated():
+            pipe = self._client.pipeline(transaction=True)
+            pipe.hset(KEYS, key.id, key.model_dump_json())
+            pipe.incr(KEYS_EPOCH)
+            pipe.execute()

@@ -1,0 +1,335 @@
+"""Training jobs: rows in Redis that are the truth, held by one worker at a time under a lease with a fencing token."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from feedback.connection import Client, lua, translated
+from feedback.errors import LeaseLost, UnknownJob
+from feedback.ids import EventId, JobId, LineName, Version
+from feedback.keyspace import Keyspace
+from feedback.schedule import ScheduleRules
+
+
+class JobState(StrEnum):
+    queued = "queued"
+    running = "running"
+    done = "done"
+    failed = "failed"
+
+
+class Announcement(BaseModel):
+    """What the training side offers: recipes by name, the schedule's rules, its code version; `at` in Unix seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    recipes: dict[str, dict[str, Any]]
+    default_recipe: str
+    rules: ScheduleRules
+    code_version: str
+    at: float
+
+
+class Job(BaseModel):
+    """One training run. `progress` runs from 0 to 1, times are Unix seconds, `stage` names what it is doing."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: JobId
+    state: JobState
+    stage: str = "waiting"
+    progress: float = 0.0
+    attempt: int = 0
+    recipe: str
+    recipe_body: dict[str, Any]
+    base_digest: str
+    code_version: str
+    snapshot_digest: str
+    n_events: int
+    pairs_ordinal: int
+    reason: str
+    actor: str
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    heartbeat_at: float | None = None
+    lease_until: float = 0.0
+    worker: str | None = None
+    error: str | None = None
+    version: Version | None = None
+    report: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What a job is to learn from and how; its id is the digest of all of it but `actor` and `reason`."""
+
+    recipe: str
+    recipe_body: Mapping[str, Any]
+    base_digest: str
+    code_version: str
+    event_ids: Sequence[EventId]
+    pairs_ordinal: int
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on a job: only writes that carry the newest token count."""
+
+    job_id: JobId
+    token: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Created:
+    job: Job
+    created: bool
+
+
+_JSON_FIELDS = ("recipe_body", "report")
+
+
+def snapshot_digest(event_ids: Sequence[EventId]) -> str:
+    """Digest (hex) of the list of events a job learns from, in their order."""
+    return hashlib.sha256("\n".join(event_ids).encode()).hexdigest()
+
+
+def job_id(request: JobRequest) -> JobId:
+    """The id that the same work always gets: snapshot, base, recipe and code version."""
+    parts = (
+        snapshot_digest(request.event_ids),
+        request.base_digest,
+        json.dumps(dict(request.recipe_body), sort_keys=True),
+        request.code_version,
+    )
+    return JobId("job-" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12])
+
+
+class JobStore:
+    """The jobs of one line. LedgerUnavailable when Redis does not answer, LeaseLost on an outdated claim."""
+
+    def __init__(self, client: Client, line: LineName) -> None:
+        self._client = client
+        self._keys = Keyspace(line)
+        self._create = lua(client, "create_job")
+        self._claim = lua(client, "claim_job")
+        self._guarded = lua(client, "guarded_write")
+
+    def announce(self, announcement: Announcement) -> None:
+        with translated():
+            self._client.set(self._keys.announcement, announcement.model_dump_json())
+
+    def announcement(self) -> Announcement | None:
+        """What the training side last offered; None when none has ever started."""
+        with translated():
+            row = self._client.get(self._keys.announcement)
+        return Announcement.model_validate_json(row) if row else None
+
+    def create(self, request: JobRequest) -> Created:
+        """Makes the job, or finds it when the same work is already waiting, running or done. A failed one waits anew."""
+        new_id = job_id(request)
+        fields = {
+            "id": new_id,
+            "recipe": request.recipe,
+            "recipe_body": json.dumps(dict(request.recipe_body)),
+            "base_digest": request.base_digest,
+            "code_version": request.code_version,
+            "snapshot_digest": snapshot_digest(request.event_ids),
+            "n_events": str(len(request.event_ids)),
+            "pairs_ordinal": str(request.pairs_ordinal),
+            "reason": request.reason,
+            "actor": request.actor,
+            "created_at": f"{time.time():.3f}",
+            "stage": "waiting",
+            "progress": "0",
+        }
+        keys = self._keys
+        with translated():
+            made = self._create(
+                keys=[
+                    keys.job(new_id),
+                    keys.snapshot(new_id),
+                    keys.jobs,
+                    keys.snapshot_ordinal,
+                ],
+                args=[
+                    new_id,
+                    fields["created_at"],
+                    json.dumps(list(request.event_ids)),
+                    str(request.pairs_ordinal),
+                    *_flat(fields),
+                ],
+            )
+        return Created(self.get(new_id), bool(made))
+
+    def claim(self, job: JobId, *, worker: str, lease_s: float) -> Claim | None:
+        """Takes a waiting job for `lease_s` seconds; None when another holds it or it has ended."""
+        with translated():
+            got = self._claim(
+                keys=[self._keys.job(job), self._keys.fence],
+                args=[worker, str(lease_s)],
+            )
+        return Claim(job, int(got[0]), int(got[1])) if got else None
+
+    def heartbeat(self, claim: Claim, lease_s: float) -> None:
+        """Extends the lease to `lease_s` seconds from now."""
+        self._write(claim, {}, lease_s=lease_s)
+
+    def release(self, claim: Claim) -> None:
+        """Gives an unfinished job back, to be taken up where it stopped; the attempt does not count."""
+        self._write(
+            claim,
+            {"state": JobState.queued, "lease_until": "0", "token": ""},
+            attempts_back=1,
+        )
+
+    def report(
+        self,
+        claim: Claim,
+        *,
+        stage: str | None = None,
+        progress: float | None = None,
+        report: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Says how far the job is. `report` takes the place of the former one."""
+        fields: dict[str, str] = {}
+        if stage is not None:
+            fields["stage"] = stage
+        if progress is not None:
+            fields["progress"] = f"{progress:.4f}"
+        if report is not None:
+            fields["report"] = json.dumps(dict(report))
+        self._write(claim, fields)
+
+    def add_point(self, claim: Claim, point: Mapping[str, float]) -> None:
+        """Appends one point (its `step` and the values at it) to the job's curves."""
+        self._write(claim, {}, point=json.dumps(dict(point)))
+
+    def curve(self, job: JobId, after: int = 0) -> list[dict[str, Any]]:
+        """The curve points from index `after` on. A step that was done again after a restart stands once."""
+        with translated():
+            rows = self._client.lrange(self._keys.curve(job), 0, -1)
+        by_step = {point["step"]: point for point in map(json.loads, rows)}
+        return [by_step[step] for step in sorted(by_step)][after:]
+
+    def finish(self, claim: Claim, *, version: Version | None) -> None:
+        """Ends the job well."""
+        fields = {
+            "state": JobState.done,
+            "stage": "done",
+            "progress": "1",
+            "finished_at": f"{time.time():.3f}",
+        }
+        self._write(claim, fields | ({"version": version} if version else {}))
+
+    def fail(self, claim: Claim, error: str, *, retry: bool) -> None:
+        """Ends the attempt badly: the job waits for another one, or has failed for good."""
+        ended = {
+            "state": JobState.failed,
+            "stage": "failed",
+            "finished_at": f"{time.time():.3f}",
+        }
+        waiting = {"state": JobState.queued, "stage": "waiting to try again"}
+        self._write(
+            claim,
+            {"error": error, "lease_until": "0", "token": ""}
+            | (waiting if retry else ended),
+        )
+
+    def get(self, job: JobId) -> Job:
+        """The job. UnknownJob when there is none."""
+        with translated():
+            row = self._client.hgetall(self._keys.job(job))
+        if not row:
+            raise UnknownJob(f"there is no job {job!r}; see the list of jobs")
+        return _job(row)
+
+    def recent(self, limit: int = 50) -> list[Job]:
+        """The newest jobs, newest first."""
+        with translated():
+            ids = self._client.zrevrange(self._keys.jobs, 0, limit - 1)
+            pipe = self._client.pipeline(transaction=False)
+            for each in ids:
+                pipe.hgetall(self._keys.job(JobId(each)))
+            rows = pipe.execute()
+        return [_job(row) for row in rows if row]
+
+    def unclaimed(self, now: float) -> list[JobId]:
+        """The jobs that nobody works on: waiting, or running under a lease that ran out; oldest first."""
+        waiting = [
+            job
+            for job in self.recent()
+            if job.state is JobState.queued
+            or (job.state is JobState.running and job.lease_until < now)
+        ]
+        return [job.id for job in reversed(waiting)]
+
+    def open_job(self) -> Job | None:
+        """The newest job that waits or runs."""
+        return next(
+            (
+                job
+                for job in self.recent()
+                if job.state in (JobState.queued, JobState.running)
+            ),
+            None,
+        )
+
+    def snapshot(self, job: JobId) -> list[EventId]:
+        """The events a job learns from, oldest first."""
+        with translated():
+            row = self._client.get(self._keys.snapshot(job))
+        if row is None:
+            raise UnknownJob(f"there is no snapshot of job {job!r}")
+        return [EventId(each) for each in json.loads(row)]
+
+    def snapshot_ordinal(self) -> int:
+        """The ordinal up to which the newest job's snapshot reaches; 0 before the first job."""
+        with translated():
+            return int(self._client.get(self._keys.snapshot_ordinal) or 0)
+
+    def _write(
+        self,
+        claim: Claim,
+        fields: Mapping[str, str],
+        *,
+        point: str = "",
+        lease_s: float | None = None,
+        attempts_back: int = 0,
+    ) -> None:
+        with translated():
+            held = self._guarded(
+                keys=[self._keys.job(claim.job_id), self._keys.curve(claim.job_id)],
+                args=[
+                    str(claim.token),
+                    point,
+                    "" if lease_s is None else str(lease_s),
+                    str(attempts_back),
+                    *_flat(fields),
+                ],
+            )
+        if not held:
+            raise LeaseLost(
+                f"job {claim.job_id} is no longer held under token {claim.token}; nothing was written"
+            )
+
+
+def _flat(fields: Mapping[str, str]) -> list[str]:
+    return [str(part) for pair in fields.items() for part in pair]
+
+
+def _job(row: Mapping[str, str]) -> Job:
+    fields: dict[str, Any] = {name: value for name, value in row.items() if value != ""}
+    for name in _JSON_FIELDS:
+        if name in fields:
+            fields[name] = json.loads(fields[name])
+    return Job.model_validate(fields)

@@ -1,0 +1,124 @@
+"""Every key the ledger keeps in Redis, with its type. All but the API keys carry the line."""
+
+from dataclasses import dataclass
+
+from feedback.ids import EventId, JobId, LineName, TenantId, TurnId
+
+KEYS = "burnish:keys"
+"""hash: key id → API key as JSON (its secret hashed)."""
+KEYS_EPOCH = "burnish:keys:epoch"
+"""integer: grows with every change of the API keys."""
+
+
+@dataclass(frozen=True)
+class Keyspace:
+    line: LineName
+
+    def _key(self, *parts: str) -> str:
+        return ":".join(("burnish", self.line, *parts))
+
+    # Events ------------------------------------------------------------------------------------------------------
+    @property
+    def log(self) -> str:
+        """stream: every event in the order of acceptance; fields id, ordinal, body, slot. Never trimmed."""
+        return self._key("log")
+
+    @property
+    def ordinal(self) -> str:
+        """integer: the last event's ordinal."""
+        return self._key("ordinal")
+
+    def event(self, event_id: EventId) -> str:
+        """hash: ordinal, body (JSON), slot."""
+        return self._key("event", event_id)
+
+    def idempotency(self, tenant: TenantId, key: str) -> str:
+        """string: `EVENT_ID BODY_DIGEST` of the request that used this idempotency key. Kept for 7 days."""
+        return self._key("idempotency", tenant, key)
+
+    @property
+    def slots(self) -> str:
+        """hash: slot → id of the event that stands in it."""
+        return self._key("slots")
+
+    @property
+    def standing(self) -> str:
+        """sorted set: ids of standing events by ordinal."""
+        return self._key("standing")
+
+    @property
+    def standing_pairs(self) -> str:
+        """sorted set: ids of those standing events that make a pair, by ordinal."""
+        return self._key("standing-pairs")
+
+    @property
+    def tally(self) -> str:
+        """hash: `last_vote_at` (Unix seconds) and `people` (events ever said by humans)."""
+        return self._key("tally")
+
+    def about(self, turn_id: TurnId) -> str:
+        """sorted set: ids of the events about a turn, by ordinal."""
+        return self._key("about", turn_id)
+
+    # Turns -------------------------------------------------------------------------------------------------------
+    def turn(self, turn_id: TurnId) -> str:
+        """string: the turn as JSON. Expires after 30 days unless an event is about it."""
+        return self._key("turn", turn_id)
+
+    def turns_of(self, tenant: TenantId, field: str = "all", value: str = "") -> str:
+        """sorted set: turn ids of a tenant, of one `user` or of one `session`, by time."""
+        return self._key("turns", tenant, field, value)
+
+    # Policies ----------------------------------------------------------------------------------------------------
+    @property
+    def policies(self) -> str:
+        """hash: version → policy as JSON."""
+        return self._key("policies")
+
+    @property
+    def registry(self) -> str:
+        """hash: `epoch` and `lives` (JSON list of the versions that were live, the live one last)."""
+        return self._key("registry")
+
+    @property
+    def counter(self) -> str:
+        """integer: the last version counter given out."""
+        return self._key("counter")
+
+    @property
+    def audit(self) -> str:
+        """stream: who moved which policy, when and why; field `entry` (JSON)."""
+        return self._key("audit")
+
+    # Jobs --------------------------------------------------------------------------------------------------------
+    def job(self, job_id: JobId) -> str:
+        """hash: the job row."""
+        return self._key("job", job_id)
+
+    def snapshot(self, job_id: JobId) -> str:
+        """string: JSON list of the event ids the job learns from."""
+        return self._key("job", job_id, "snapshot")
+
+    def curve(self, job_id: JobId) -> str:
+        """list: curve points as JSON, in the order of the steps."""
+        return self._key("job", job_id, "curve")
+
+    @property
+    def jobs(self) -> str:
+        """sorted set: job ids by time of creation."""
+        return self._key("jobs")
+
+    @property
+    def fence(self) -> str:
+        """integer: the last fencing token given out."""
+        return self._key("fence")
+
+    @property
+    def snapshot_ordinal(self) -> str:
+        """integer: ordinal up to which the newest job's snapshot reaches."""
+        return self._key("snapshot-ordinal")
+
+    @property
+    def announcement(self) -> str:
+        """string: what the training side offers (recipes, rules, code version), as JSON."""
+        return self._key("announcement")

@@ -1,0 +1,360 @@
+"""The ledger in Redis: turns and events, appended durably, and what may be asked of them."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from feedback.connection import Client, lua, translated
+from feedback.errors import (
+    IdempotencyConflict,
+    LedgerUnavailable,
+    StatementRefused,
+    UnknownEvent,
+    UnknownTurn,
+)
+from feedback.events import (
+    Comparison,
+    Edit,
+    Event,
+    Retract,
+    Source,
+    Statement,
+    makes_pair,
+    turns_named,
+)
+from feedback.ids import EventId, LineName, TenantId, TurnId, UserId, new_event_id
+from feedback.keyspace import Keyspace
+from feedback.standing import slot
+from feedback.turns import Turn, prompt_key
+
+TURN_TTL_S = 30 * 24 * 3600
+IDEMPOTENCY_TTL_S = 7 * 24 * 3600
+
+
+@dataclass(frozen=True)
+class Appended:
+    """The event, and whether this call made it (False when the idempotency key had already)."""
+
+    event: Event
+    created: bool
+
+
+@dataclass(frozen=True)
+class VoteCounts:
+    """Standing `events`, those of them that make `pairs`, and events ever said by `people`."""
+
+    events: int
+    pairs: int
+    people: int
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """Who sends a statement: the key's tenant, and the person the caller names, if any."""
+
+    tenant: TenantId
+    user: UserId | None = None
+
+
+class Ledger:
+    """Turns and events of one line. Every method raises LedgerUnavailable when Redis does not answer."""
+
+    def __init__(self, client: Client, line: LineName) -> None:
+        self._client = client
+        self._keys = Keyspace(line)
+        self._append = lua(client, "append_event")
+
+    # Turns -------------------------------------------------------------------------------------------------------
+    def append_turns(self, turns: Sequence[Turn]) -> None:
+        """Keeps turns, all or none; on disk when it returns. Appending a turn again changes nothing."""
+        keys = self._keys
+        with translated():
+            pipe = self._client.pipeline(transaction=True)
+            for turn in turns:
+                pipe.set(
+                    keys.turn(turn.id),
+                    turn.model_dump_json(exclude_none=True),
+                    ex=TURN_TTL_S,
+                    nx=True,
+                )
+                score = {turn.id: turn.at}
+                pipe.zadd(keys.turns_of(turn.tenant), score)
+                if turn.user is not None:
+                    pipe.zadd(keys.turns_of(turn.tenant, "user", turn.user), score)
+                if turn.session is not None:
+                    pipe.zadd(
+                        keys.turns_of(turn.tenant, "session", turn.session), score
+                    )
+            pipe.execute()
+
+    def turn(self, turn_id: TurnId) -> Turn | None:
+        return self.turns([turn_id]).get(turn_id)
+
+    def turns(self, turn_ids: Iterable[TurnId]) -> dict[TurnId, Turn]:
+        """Those of the turns that are still kept."""
+        wanted = list(dict.fromkeys(turn_ids))
+        if not wanted:
+            return {}
+        with translated():
+            rows = self._client.mget([self._keys.turn(turn_id) for turn_id in wanted])
+        return {
+            turn_id: Turn.model_validate_json(row)
+            for turn_id, row in zip(wanted, rows, strict=True)
+            if row is not None
+        }
+
+    def turns_of(
+        self,
+        tenant: TenantId,
+        *,
+        user: UserId | None = None,
+        session: str | None = None,
+        limit: int = 100,
+    ) -> list[Turn]:
+        """A tenant's turns, newest first, only those of one person and one session when these are given."""
+        keys = self._keys
+        index = keys.turns_of(tenant)
+        if session is not None:
+            index = keys.turns_of(tenant, "session", session)
+        elif user is not None:
+            index = keys.turns_of(tenant, "user", user)
+        found: list[Turn] = []
+        start = 0
+        while len(found) < limit:
+            with translated():
+                ids = [
+                    TurnId(each)
+                    for each in self._client.zrevrange(index, start, start + limit - 1)
+                ]
+            if not ids:
+                break
+            start += len(ids)
+            kept = self.turns(ids)
+            found += [
+                kept[each]
+                for each in ids
+                if each in kept and user in (None, kept[each].user)
+            ]
+        return found[:limit]
+
+    # Events ------------------------------------------------------------------------------------------------------
+    def append_event(
+        self, said: Statement, speaker: Speaker, *, idempotency_key: str | None = None
+    ) -> Appended:
+        """Accepts what somebody says; on disk when it returns.
+
+        The person is `said.user`, else the speaker's, else that of the turn. UnknownTurn or UnknownEvent when it is
+        about something that this tenant and person do not have, StatementRefused when it makes no sense of the turns,
+        IdempotencyConflict when the key was used for another body.
+        """
+        body_digest = hashlib.sha256(said.model_dump_json().encode()).hexdigest()
+        keys = self._keys
+        idempotency = (
+            keys.idempotency(speaker.tenant, idempotency_key) if idempotency_key else ""
+        )
+        if idempotency:
+            with translated():
+                known = self._client.get(idempotency)
+            if known is not None:
+                return self._known(known, body_digest, idempotency_key)
+        user = self._person(said, speaker)
+        event_id, at = new_event_id(), time.time()
+        event = Event(
+            id=event_id, ordinal=0, at=at, tenant=speaker.tenant, user=user, said=said
+        )
+        status, value = self._run(
+            event, idempotency=idempotency, body_digest=body_digest
+        )
+        if status == "known":
+            return self._known(value, body_digest, idempotency_key)
+        if status == "unknown_turn":
+            raise _unknown(", ".join(turns_named(said)))
+        return Appended(event.model_copy(update={"ordinal": int(value)}), True)
+
+    def event(self, event_id: EventId) -> Event | None:
+        return next(iter(self._events([event_id])), None)
+
+    def events(self, event_ids: Sequence[EventId]) -> list[Event]:
+        """The events of these ids, in the order given."""
+        return self._events(event_ids)
+
+    def events_about(self, turn_id: TurnId) -> list[Event]:
+        """Every event about a turn, superseded ones too, oldest first."""
+        with translated():
+            ids = self._client.zrange(self._keys.about(turn_id), 0, -1)
+        return self._events(ids)
+
+    def standing_events(self) -> list[Event]:
+        """The events that stand, oldest first."""
+        with translated():
+            ids = self._client.zrange(self._keys.standing, 0, -1)
+        return self._events(ids)
+
+    def logged_events(self) -> Iterable[Event]:
+        """The whole log, oldest first, superseded and retracted events included."""
+        last = "-"
+        while True:
+            with translated():
+                rows = self._client.xrange(self._keys.log, min=last, count=500)
+            for _, fields in rows:
+                yield _event(fields["body"], fields["ordinal"])
+            if not rows:
+                return
+            last = f"({rows[-1][0]}"
+
+    def vote_counts(self) -> VoteCounts:
+        with translated():
+            pipe = self._client.pipeline(transaction=True)
+            pipe.zcard(self._keys.standing)
+            pipe.zcard(self._keys.standing_pairs)
+            pipe.hget(self._keys.tally, "people")
+            events, pairs, people = pipe.execute()
+        return VoteCounts(int(events), int(pairs), int(people or 0))
+
+    def pairs_since(self, ordinal: int) -> int:
+        """How many standing events that make a pair came after that ordinal."""
+        with translated():
+            return int(
+                self._client.zcount(self._keys.standing_pairs, f"({ordinal}", "+inf")
+            )
+
+    def last_ordinal(self) -> int:
+        with translated():
+            return int(self._client.get(self._keys.ordinal) or 0)
+
+    def last_vote_at(self) -> float | None:
+        """When the last event was accepted, in Unix seconds."""
+        with translated():
+            at = self._client.hget(self._keys.tally, "last_vote_at")
+        return float(at) if at else None
+
+    def rebuild(self) -> int:
+        """Makes the view anew from the log, as it is after a Redis that lost its hashes; returns the events read.
+
+        Meant for a ledger that nobody writes to meanwhile.
+        """
+        keys = self._keys
+        with translated():
+            self._client.delete(
+                keys.slots, keys.standing, keys.standing_pairs, keys.tally
+            )
+        read = 0
+        for event in self.logged_events():
+            self._run(event, append=False)
+            read += 1
+        return read
+
+    # Inside ------------------------------------------------------------------------------------------------------
+    def _person(self, said: Statement, speaker: Speaker) -> UserId | None:
+        """Who speaks, after checking that the statement is about what is theirs."""
+        given = UserId(said.user) if said.user is not None else speaker.user
+        if isinstance(said, Retract):
+            target = self.event(EventId(said.event_id))
+            if (
+                target is None
+                or target.tenant != speaker.tenant
+                or given not in (None, target.user)
+            ):
+                raise UnknownEvent(f"there is no event {said.event_id!r}")
+            return target.user
+        named = turns_named(said)
+        kept = self.turns(named)
+        for turn_id in named:
+            turn = kept.get(turn_id)
+            if turn is None or turn.tenant != speaker.tenant:
+                raise _unknown(turn_id)
+            if (
+                said.source is Source.human
+                and turn.user is not None
+                and given not in (None, turn.user)
+            ):
+                raise _unknown(turn_id)
+        turns = [kept[turn_id] for turn_id in named]
+        if isinstance(said, Comparison) and prompt_key(turns[0].messages) != prompt_key(
+            turns[1].messages
+        ):
+            raise StatementRefused(
+                f"{named[0]} and {named[1]} answer different prompts; compare answers to one prompt"
+            )
+        if isinstance(said, Edit) and said.text.strip() == turns[0].answer.strip():
+            raise StatementRefused(
+                f"the edit of {named[0]} changes nothing; send the text it should have said"
+            )
+        return given if given is not None else turns[0].user
+
+    def _run(
+        self,
+        event: Event,
+        *,
+        idempotency: str = "",
+        body_digest: str = "",
+        append: bool = True,
+    ) -> tuple[str, str]:
+        keys, said = self._keys, event.said
+        retracted = EventId(said.event_id) if isinstance(said, Retract) else None
+        about: list[str] = []
+        for turn_id in turns_named(said):
+            about += [keys.turn(turn_id), keys.about(turn_id)]
+        with translated():
+            status, value = self._append(
+                keys=[
+                    keys.log,
+                    keys.ordinal,
+                    keys.event(event.id),
+                    idempotency,
+                    keys.slots,
+                    keys.standing,
+                    keys.standing_pairs,
+                    keys.tally,
+                    keys.event(retracted or event.id),
+                    *about,
+                ],
+                args=[
+                    event.id,
+                    event.model_dump_json(exclude={"ordinal"}),
+                    "" if retracted else slot(said, event.tenant, event.user),
+                    str(int(makes_pair(said))),
+                    retracted or "",
+                    body_digest,
+                    str(IDEMPOTENCY_TTL_S),
+                    f"{event.at:.3f}",
+                    str(int(said.source is Source.human)),
+                    str(int(append)),
+                    str(event.ordinal),
+                ],
+            )
+        return status, value
+
+    def _known(
+        self, row: str, body_digest: str, idempotency_key: str | None
+    ) -> Appended:
+        event_id, digest = row.split(" ")
+        if digest != body_digest:
+            raise IdempotencyConflict(
+                f"the idempotency key {idempotency_key!r} was used for another body; use a new key for a new statement"
+            )
+        event = self.event(EventId(event_id))
+        if event is None:
+            raise LedgerUnavailable(
+                f"event {event_id} is in the idempotency row but not in the ledger; try again"
+            )
+        return Appended(event, False)
+
+    def _events(self, event_ids: Sequence[Any]) -> list[Event]:
+        with translated():
+            pipe = self._client.pipeline(transaction=False)
+            for event_id in event_ids:
+                pipe.hmget(self._keys.event(event_id), "body", "ordinal")
+            rows = pipe.execute()
+        return [_event(body, ordinal) for body, ordinal in rows if body is not None]
+
+
+def _event(body: str, ordinal: str) -> Event:
+    return Event.model_validate({**json.loads(body), "ordinal": int(ordinal)})
+
+
+def _unknown(turn_id: str) -> UnknownTurn:
+    return UnknownTurn(f"there is no turn {turn_id!r}")

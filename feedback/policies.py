@@ -1,0 +1,222 @@
+"""Policies, their states and the moves between them. Pure: each move takes a view and gives the next one's parts."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from feedback.errors import MoveRefused, UnknownPolicy
+from feedback.ids import BASE_VERSION, JobId, LineName, Version
+
+
+class PolicyState(StrEnum):
+    """Where a policy stands; DRAFT and REJECTED ones never serve users."""
+
+    draft = "draft"
+    candidate = "candidate"
+    canary = "canary"
+    live = "live"
+    retired = "retired"
+    rejected = "rejected"
+    withdrawn = "withdrawn"
+
+
+_S = PolicyState
+MOVES: Mapping[PolicyState, frozenset[PolicyState]] = {
+    _S.draft: frozenset({_S.candidate, _S.rejected}),
+    _S.candidate: frozenset({_S.canary, _S.live, _S.withdrawn}),
+    _S.canary: frozenset({_S.live, _S.withdrawn, _S.retired}),
+    _S.live: frozenset({_S.retired, _S.withdrawn}),
+    _S.retired: frozenset({_S.live}),
+    _S.rejected: frozenset(),
+    _S.withdrawn: frozenset(),
+}
+"""The allowed moves. RETIRED → LIVE happens by rollback only."""
+
+UNSERVED = frozenset({_S.draft, _S.rejected})
+"""States that answer to operators only."""
+
+
+class Move(BaseModel):
+    """One step in a policy's life; `at` in Unix seconds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: float
+    state: PolicyState
+    actor: str
+    reason: str
+
+
+class Policy(BaseModel):
+    """The base with one adapter version (or bare).
+
+    `adapter` is the directory's name below the adapters folder, `digest` that of its bytes; both None for the bare
+    base. `gate` is the gate's report, `metrics` what training measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: Version
+    counter: int
+    state: PolicyState
+    parent: Version | None = None
+    base_digest: str
+    adapter: str | None = None
+    digest: str | None = None
+    rank: int | None = None
+    job_id: JobId | None = None
+    created_at: float
+    metrics: dict[str, Any] = {}
+    gate: dict[str, Any] | None = None
+    history: tuple[Move, ...] = ()
+
+
+@dataclass(frozen=True)
+class RegistryView:
+    """The registry at one epoch. `lives` are the versions that were live and may be gone back to, the live one last."""
+
+    epoch: int
+    line: LineName
+    lives: tuple[Version, ...]
+    policies: Mapping[Version, Policy]
+
+    @property
+    def live(self) -> Version:
+        return self.lives[-1]
+
+    @property
+    def previous(self) -> Version | None:
+        """The version a rollback would bring back."""
+        return self.lives[-2] if len(self.lives) > 1 else None
+
+    def policy(self, version: Version) -> Policy:
+        """The policy of that version. UnknownPolicy when there is none."""
+        if version not in self.policies:
+            known = ", ".join(sorted(self.policies)) or "none"
+            raise UnknownPolicy(f"there is no policy {version!r}; known: {known}")
+        return self.policies[version]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a move writes: the policies that changed and the new list of lives."""
+
+    policies: tuple[Policy, ...]
+    lives: tuple[Version, ...]
+
+
+@dataclass(frozen=True)
+class Who:
+    """Who moves a policy, when (Unix seconds) and why."""
+
+    actor: str
+    reason: str
+    at: float
+
+
+def version_name(counter: int, digest: str) -> Version:
+    """The version of the `counter`-th adapter with that digest (hex): `v0007-3f9a12c04b1e`."""
+    return Version(f"v{counter:04d}-{digest[:12]}")
+
+
+_PINNED = re.compile(r"(?:(?P<line>[^@]+)@)?(?P<version>v\d{4,}(?:-[0-9a-z]+)?)")
+
+
+def public_id(line: LineName, version: Version) -> str:
+    """The model id that pins a version: `burnish@v0007-3f9a12c04b1e`."""
+    return f"{line}@{version}"
+
+
+def resolve(view: RegistryView, model: str, *, operator: bool = False) -> Policy:
+    """The policy that a public model id names.
+
+    The line's name is whatever is live; `LINE@v0007`, `LINE@v0007-3f9a12c04b1e` and the bare version pin one.
+    UnknownPolicy when nothing fits, and for callers who are no operators also when the policy never serves users.
+    """
+    if model == view.line:
+        return view.policy(view.live)
+    match = _PINNED.fullmatch(model)
+    if match and match["line"] in (None, view.line):
+        wanted = match["version"]
+        for policy in view.policies.values():
+            named = policy.version == wanted or (
+                "-" not in wanted and policy.version.split("-")[0] == wanted
+            )
+            if named and (operator or policy.state not in UNSERVED):
+                return policy
+    raise UnknownPolicy(
+        f"the model {model!r} does not exist; use {view.line!r} for the live version or see the list of models"
+    )
+
+
+def _moved(
+    policy: Policy,
+    to: PolicyState,
+    who: Who,
+    *,
+    by_rollback: bool = False,
+    **changes: Any,
+) -> Policy:
+    if to not in MOVES[policy.state] or (
+        policy.state is _S.retired and not by_rollback
+    ):
+        allowed = ", ".join(sorted(MOVES[policy.state])) or "nothing"
+        if policy.state is _S.retired:
+            allowed = "live, by rollback only"
+        raise MoveRefused(
+            f"{policy.version} is {policy.state} and cannot become {to}; it can become {allowed}"
+        )
+    step = Move(at=who.at, state=to, actor=who.actor, reason=who.reason)
+    return policy.model_copy(
+        update={"state": to, "history": (*policy.history, step), **changes}
+    )
+
+
+def judge(
+    view: RegistryView,
+    version: Version,
+    to: PolicyState,
+    who: Who,
+    *,
+    gate: dict[str, Any],
+    metrics: dict[str, Any],
+) -> Change:
+    """A draft becomes a candidate or is rejected, with the gate's report."""
+    judged = _moved(view.policy(version), to, who, gate=gate, metrics=metrics)
+    return Change((judged,), view.lives)
+
+
+def promote(view: RegistryView, version: Version, who: Who) -> Change:
+    """A candidate (or canary) becomes live and the live one is retired."""
+    risen = _moved(view.policy(version), _S.live, who)
+    fallen = _moved(view.policy(view.live), _S.retired, who)
+    return Change((risen, fallen), (*view.lives, version))
+
+
+def rollback(view: RegistryView, who: Who) -> Change:
+    """The former live version is live again and the present one is withdrawn. MoveRefused when there is no former."""
+    if view.previous is None:
+        raise MoveRefused(
+            f"{view.live} is live and nothing was live before it; there is nothing to roll back to"
+        )
+    fallen = _moved(view.policy(view.live), _S.withdrawn, who)
+    risen = _moved(view.policy(view.previous), _S.live, who, by_rollback=True)
+    return Change((fallen, risen), view.lives[:-1])
+
+
+def withdraw(view: RegistryView, version: Version, who: Who) -> Change:
+    """Takes a policy back for good; taking back the live one rolls back. The bare base cannot be withdrawn."""
+    if version == BASE_VERSION:
+        raise MoveRefused(
+            f"{BASE_VERSION} is the bare base, which is always there; promote another version instead"
+        )
+    if version == view.live:
+        return rollback(view, who)
+    return Change(
+        (_moved(view.policy(version), _S.withdrawn, who),),
+        tuple(v for v in view.lives if v != version),
+    )

@@ -1,0 +1,239 @@
+"""The policy registry and the job rows on a real Redis."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from feedback.connection import Client, connect
+from feedback.errors import LeaseLost, MoveRefused, StaleRegistry, UnknownJob
+from feedback.ids import BASE_VERSION, EventId, JobId, LineName
+from feedback.jobs import Claim, JobRequest, JobState, JobStore
+from feedback.policies import Policy, PolicyState, version_name
+from feedback.registry import Registry
+
+LINE = LineName("burnish")
+
+
+@pytest.fixture
+def client(redis_url: str) -> Client:
+    return connect(redis_url)
+
+
+@pytest.fixture
+def registry(client: Client) -> Registry:
+    registry = Registry(client, LINE)
+    registry.ensure_base("b" * 64)
+    return registry
+
+
+@pytest.fixture
+def jobs(client: Client) -> JobStore:
+    return JobStore(client, LINE)
+
+
+def make_request(**overrides: Any) -> JobRequest:
+    fields: dict[str, Any] = {
+        "recipe": "dpo",
+        "recipe_body": {"beta": 0.1},
+        "base_digest": "b" * 64,
+        "code_version": "1",
+        "event_ids": [EventId("ev-1"), EventId("ev-2")],
+        "pairs_ordinal": 2,
+        "actor": "schedule",
+        "reason": "64 new pairs",
+    }
+    return JobRequest(**(fields | overrides))
+
+
+def claimed(jobs: JobStore, lease_s: float = 60, **overrides: Any) -> Claim:
+    job = jobs.create(make_request(**overrides)).job
+    claim = jobs.claim(job.id, worker="w1", lease_s=lease_s)
+    assert claim is not None
+    return claim
+
+
+def draft(registry: Registry, claim: Claim) -> Policy:
+    counter = registry.reserve(claim)
+    version = version_name(counter, "d" * 64)
+    policy = Policy(
+        version=version,
+        counter=counter,
+        state=PolicyState.draft,
+        parent=BASE_VERSION,
+        base_digest="b" * 64,
+        adapter=version,
+        digest="d" * 64,
+        rank=16,
+        job_id=claim.job_id,
+        created_at=time.time(),
+    )
+    registry.add_draft(claim, policy)
+    return policy
+
+
+def test_the_base_is_live_from_the_start_and_another_base_is_refused(
+    registry: Registry,
+) -> None:
+    view = registry.view()
+    assert (view.live, view.previous, view.epoch) == (BASE_VERSION, None, 1)
+    assert registry.ensure_base("b" * 64).epoch == 1
+    with pytest.raises(StaleRegistry, match="another model"):
+        registry.ensure_base("c" * 64)
+
+
+def test_a_policy_is_trained_judged_promoted_and_rolled_back_and_every_step_is_audited(
+    registry: Registry, jobs: JobStore
+) -> None:
+    claim = claimed(jobs)
+    version = draft(registry, claim).version
+    registry.judge(
+        claim,
+        version,
+        PolicyState.candidate,
+        gate={"verdict": "pass"},
+        metrics={"kl": 0.1},
+    )
+    epoch = registry.epoch()
+    view = registry.promote(version, actor="op", reason="looks good", epoch=epoch)
+    assert (view.live, view.previous) == (version, BASE_VERSION)
+    assert view.policies[version].gate == {"verdict": "pass"}
+    view = registry.rollback(actor="op", reason="people dislike it")
+    assert (view.live, view.policies[version].state) == (
+        BASE_VERSION,
+        PolicyState.withdrawn,
+    )
+    with pytest.raises(MoveRefused):
+        registry.promote(version, actor="op", reason="again", epoch=registry.epoch())
+    trail = [(entry.action, entry.version, entry.actor) for entry in registry.audit()]
+    assert trail == [
+        ("rollback", version, "op"),
+        ("promote", version, "op"),
+        ("candidate", version, "gate"),
+        ("draft", version, f"job {claim.job_id}"),
+    ]
+
+
+def test_a_decision_on_an_old_epoch_is_refused(
+    registry: Registry, jobs: JobStore
+) -> None:
+    claim = claimed(jobs)
+    version = draft(registry, claim).version
+    epoch = registry.epoch()
+    registry.judge(claim, version, PolicyState.candidate, gate={}, metrics={})
+    with pytest.raises(StaleRegistry, match=str(epoch)):
+        registry.promote(version, actor="op", reason="r", epoch=epoch)
+    assert registry.view().live == BASE_VERSION
+
+
+def test_of_ten_promotions_at_one_epoch_one_happens(
+    registry: Registry, jobs: JobStore
+) -> None:
+    claim = claimed(jobs)
+    version = draft(registry, claim).version
+    registry.judge(claim, version, PolicyState.candidate, gate={}, metrics={})
+    epoch, outcomes = registry.epoch(), []
+
+    def promote() -> None:
+        try:
+            registry.promote(version, actor="op", reason="r", epoch=epoch)
+            outcomes.append("done")
+        except (StaleRegistry, MoveRefused) as error:
+            outcomes.append(type(error).__name__)
+
+    threads = [threading.Thread(target=promote) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count("done") == 1
+    assert [e.action for e in registry.audit()].count("promote") == 1
+
+
+def test_the_same_work_is_the_same_job_and_a_failed_one_waits_again(
+    jobs: JobStore,
+) -> None:
+    first = jobs.create(make_request())
+    again = jobs.create(make_request(actor="op", reason="me too"))
+    other = jobs.create(make_request(recipe_body={"beta": 0.2}))
+    assert (first.created, again.created, other.created) == (True, False, True)
+    assert again.job == first.job
+    assert other.job.id != first.job.id
+    assert jobs.snapshot(first.job.id) == ["ev-1", "ev-2"]
+    claim = jobs.claim(first.job.id, worker="w", lease_s=60)
+    assert claim is not None
+    jobs.fail(claim, "no luck", retry=False)
+    assert jobs.get(first.job.id).error == "no luck"
+    assert jobs.create(make_request()).created
+    assert jobs.get(first.job.id).state is JobState.queued
+    with pytest.raises(UnknownJob):
+        jobs.get(JobId("job-none"))
+
+
+def test_a_held_job_cannot_be_claimed_until_its_lease_runs_out_and_then_the_old_token_writes_nothing(
+    registry: Registry, jobs: JobStore
+) -> None:
+    claim = claimed(jobs, lease_s=0.3)
+    assert jobs.claim(claim.job_id, worker="w2", lease_s=60) is None
+    assert jobs.unclaimed(time.time()) == []
+    jobs.heartbeat(claim, 0.3)
+    time.sleep(0.4)
+    assert jobs.unclaimed(time.time()) == [claim.job_id]
+    newer = jobs.claim(claim.job_id, worker="w2", lease_s=60)
+    assert newer is not None
+    assert (newer.attempt, newer.token > claim.token) == (2, True)
+    before = jobs.get(claim.job_id)
+    for stale_write in (
+        lambda: jobs.heartbeat(claim, 60),
+        lambda: jobs.report(claim, stage="train"),
+        lambda: jobs.add_point(claim, {"step": 1, "loss": 1}),
+        lambda: jobs.finish(claim, version=None),
+        lambda: jobs.fail(claim, "x", retry=True),
+        lambda: jobs.release(claim),
+        lambda: registry.reserve(claim),
+        lambda: draft(registry, claim),
+    ):
+        with pytest.raises(LeaseLost):
+            stale_write()
+    assert jobs.get(claim.job_id) == before
+    assert jobs.curve(claim.job_id) == []
+
+
+def test_the_counter_and_the_draft_of_a_job_are_the_same_for_every_attempt(
+    registry: Registry, jobs: JobStore
+) -> None:
+    claim = claimed(jobs)
+    version = draft(registry, claim).version
+    jobs.release(claim)
+    again = jobs.claim(claim.job_id, worker="w2", lease_s=60)
+    assert again is not None
+    assert again.attempt == 1
+    epoch = registry.epoch()
+    assert draft(registry, again).version == version
+    assert registry.epoch() == epoch
+
+
+def test_progress_and_curves_can_be_read_while_it_runs_and_a_repeated_step_stands_once(
+    jobs: JobStore,
+) -> None:
+    claim = claimed(jobs)
+    jobs.report(claim, stage="train", progress=0.25, report={"skipped": {"tie": 2}})
+    for step, loss in ((1, 0.69), (2, 0.6), (2, 0.61), (3, 0.5)):
+        jobs.add_point(claim, {"step": step, "loss": loss})
+    job = jobs.get(claim.job_id)
+    assert (job.stage, job.progress, job.report) == (
+        "train",
+        0.25,
+        {"skipped": {"tie": 2}},
+    )
+    assert [p["loss"] for p in jobs.curve(claim.job_id)] == [0.69, 0.61, 0.5]
+    assert jobs.curve(claim.job_id, after=2) == [{"step": 3, "loss": 0.5}]
+    open_job = jobs.open_job()
+    assert open_job is not None
+    assert open_job.id == claim.job_id
+    jobs.finish(claim, version=version_name(1, "d" * 64))
+    assert jobs.open_job() is None
+    assert jobs.claim(claim.job_id, worker="w", lease_s=1) is None
+    assert jobs.recent()[0].version == version_name(1, "d" * 64)
+    assert jobs.snapshot_ordinal() == 2

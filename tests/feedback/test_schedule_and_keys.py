@@ -1,0 +1,66 @@
+"""When it trains, as a table; and API keys on a real Redis."""
+
+from typing import Any
+
+import pytest
+
+from feedback.access_keys import KeyStore, Scope, digest_of
+from feedback.connection import connect
+from feedback.errors import UnknownKey
+from feedback.ids import KeyId, TenantId
+from feedback.schedule import ScheduleFacts, ScheduleRules, decide
+
+RULES = ScheduleRules(min_new_pairs=64, settle_s=20, min_pairs=8)
+
+
+def make_facts(**overrides: Any) -> ScheduleFacts:
+    fields: dict[str, Any] = {
+        "now": 100.0,
+        "new_pairs": 70,
+        "total_pairs": 90,
+        "last_vote_at": 50.0,
+        "job_open": False,
+    }
+    return ScheduleFacts(**(fields | overrides))
+
+
+@pytest.mark.parametrize(
+    ("facts", "rules", "train", "word"),
+    [
+        ({}, {}, True, "70 new pairs"),
+        ({"new_pairs": 63}, {}, False, "63 new pairs"),
+        ({"last_vote_at": 81.0}, {}, False, "still coming"),
+        ({"last_vote_at": 80.0}, {}, True, "new pairs"),
+        ({"last_vote_at": 99.0, "new_pairs": 128}, {}, True, "128"),
+        ({"job_open": True}, {}, False, "waiting or running"),
+        ({"total_pairs": 7}, {"min_new_pairs": 2}, False, "7 pairs in all"),
+        ({}, {"enabled": False}, False, "switched off"),
+        ({"last_vote_at": None}, {}, True, "new pairs"),
+    ],
+)
+def test_it_says_whether_it_would_train_and_why(
+    facts: dict[str, Any], rules: dict[str, Any], train: bool, word: str
+) -> None:
+    decision = decide(RULES.model_copy(update=rules), make_facts(**facts))
+    assert decision.train is train
+    assert word in " ".join(decision.reasons)
+
+
+def test_a_key_is_kept_hashed_and_can_be_revoked(redis_url: str) -> None:
+    client = connect(redis_url)
+    store = KeyStore(client)
+    key, secret = store.make(
+        "page", frozenset({Scope.chat, Scope.feedback}), TenantId("page")
+    )
+    assert secret not in str(client.hgetall("burnish:keys"))
+    assert key.secret_digest == digest_of(secret)
+    epoch = store.epoch()
+    revoked = store.revoke(key.id)
+    assert store.epoch() > epoch
+    assert revoked.revoked_at is not None
+    assert (
+        store.adopt(secret, "page", frozenset({Scope.operator}), TenantId("page"))
+        == revoked
+    )
+    with pytest.raises(UnknownKey):
+        store.revoke(KeyId("key-none"))
