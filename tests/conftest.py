@@ -1,5 +1,6 @@
 """Fixtures on real services; the services themselves are in `tests/services.py`."""
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,27 +51,18 @@ def redis_url(redis_server: str) -> str:
 def model_dir() -> Path:
     """The converted base model: $BURNISH_TEST_MODEL, else made once in `.cache/model`."""
     given = os.environ.get("BURNISH_TEST_MODEL")
-    if given:
-        return Path(given)
-    cached = ROOT / ".cache" / "model"
-    if not (cached / "digest.txt").exists():
+    folder = Path(given) if given else ROOT / ".cache" / "model"
+    if not (folder / "digest.txt").exists():
         from training.convert import convert
 
-        cached.parent.mkdir(exist_ok=True)
-        convert(cached)
-    return cached
+        convert(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def engine(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """A real vLLM with the converted model and the LoRA plugin, shared by the whole run."""
-    try:
-        import importlib.util
-
-        found = importlib.util.find_spec("vllm")
-    except ValueError:
-        found = None
-    if found is None:
+    if importlib.util.find_spec("vllm") is None:
         missing("vLLM is not installed: run `make up` or `make test`, which set it up")
     with start_engine(tmp_path_factory.mktemp("home"), model_dir) as running_engine:
         yield running_engine

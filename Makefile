@@ -1,0 +1,55 @@
+# Burnish: everything a person or CI runs. `make help` lists it.
+SHELL := /bin/sh
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := feedback serve training ui deploy
+UV ?= uv
+# Where `make lock` may look for wheels beside pip's sources, e.g. LOCK_FLAGS="--find-links /some/folder".
+LOCK_FLAGS ?=
+export VENV
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up demo test test-quick browser check format lock screenshots clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Make the environment from the lock file (BURNISH_EXTRA=gpu for GPU machines)
+	@sh deploy/setup.sh
+
+up: setup ## Set everything up and run it; Ctrl-C stops it
+	@exec $(BIN)/burnish up
+
+demo: setup ## Let a simulated user teach a running Burnish (start it with `make up` first)
+	@$(BIN)/python -m tests.demo
+
+test: setup browser ## Set up what the tests need and run them all
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-quick: setup ## The tests that need neither the engine nor a browser
+	@$(BIN)/python -m pytest -m "not engine and not browser and not slow" $(ARGS)
+
+browser:
+	@sh deploy/browser.sh
+
+check: setup ## Lint, format check, types, and who may import whom
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy --strict $(SOURCES)
+	@$(BIN)/python -m pytest -q tests/test_layout.py
+
+format: setup ## Format the code and mend what the linter can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+screenshots: setup browser ## Take the README's screenshots from a running Burnish
+	@$(BIN)/python -m tests.screenshots
+
+lock: ## Resolve the lock files anew (needs uv)
+	$(UV) pip compile pyproject.toml --extra cpu --extra dev --universal --python-version 3.11 --no-header --no-annotate \
+	    --upgrade $(LOCK_FLAGS) -o deploy/lock/cpu.txt
+	$(UV) pip compile pyproject.toml --extra gpu --extra dev --universal --python-version 3.11 --no-header --no-annotate \
+	    --upgrade -o deploy/lock/gpu.txt
+
+clean: ## Remove the environment and the caches (not your data in .burnish)
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

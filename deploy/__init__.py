@@ -1,0 +1,1 @@
+"""How the parts run: the Procfile, the one-machine launcher and the `burnish` command."""

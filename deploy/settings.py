@@ -1,0 +1,108 @@
+"""What the launcher needs to know, read once from the environment over `burnish.toml`.
+
+Sections of other packages (gate, schedule, training, …) pass through unread.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class GatewaySection(_Section):
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535)
+    url: str | None = None
+
+
+class EngineSection(_Section):
+    port: int = Field(default=8001, ge=1, le=65535)
+    url: str | None = None
+
+
+class RedisSection(_Section):
+    port: int = Field(default=6399, ge=1, le=65535)
+    url: str | None = None
+
+
+class UiSection(_Section):
+    host: str = "127.0.0.1"
+    port: int = Field(default=7860, ge=1, le=65535)
+
+
+class ModelSection(_Section):
+    path: str | None = Field(default=None, description="A folder with a model, or a Hugging Face id.")
+
+
+class LaunchSettings(BaseSettings):
+    """Addresses and folders of one home. `*_url` properties are what the children are told."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BURNISH_",
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="ignore",
+        frozen=True,
+    )
+
+    home: Path = Path(".burnish")
+    extra: Literal["cpu", "gpu"] = "cpu"
+    gateway: GatewaySection = GatewaySection()
+    engine: EngineSection = EngineSection()
+    redis: RedisSection = RedisSection()
+    ui: UiSection = UiSection()
+    model: ModelSection = ModelSection()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = TomlConfigSettingsSource(settings_cls, os.environ.get("BURNISH_CONFIG", "burnish.toml"))
+        return init_settings, env_settings, toml
+
+    @property
+    def redis_url(self) -> str:
+        return self.redis.url or f"redis://127.0.0.1:{self.redis.port}/0"
+
+    @property
+    def engine_url(self) -> str:
+        return self.engine.url or f"http://127.0.0.1:{self.engine.port}"
+
+    @property
+    def gateway_url(self) -> str:
+        return self.gateway.url or f"http://{_reachable(self.gateway.host)}:{self.gateway.port}"
+
+    @property
+    def ui_url(self) -> str:
+        return f"http://{_reachable(self.ui.host)}:{self.ui.port}"
+
+    @property
+    def model_path(self) -> str:
+        if self.model.path is None:
+            return str(self.home / "model")
+        folder = Path(self.model.path).expanduser()
+        return str(folder.absolute()) if folder.is_dir() else self.model.path
+
+
+def _reachable(host: str) -> str:
+    """An address to connect to, for one to listen on."""
+    if host == "0.0.0.0":  # noqa: S104 - compared, never bound
+        return "127.0.0.1"
+    return "[::1]" if host == "::" else host
+
+
+def load_settings() -> LaunchSettings:
+    """Settings with an absolute home, so that children started elsewhere mean the same folder."""
+    settings = LaunchSettings()
+    return settings.model_copy(update={"home": settings.home.expanduser().absolute()})

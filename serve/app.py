@@ -1,0 +1,211 @@
+"""The gateway's composition root: `python -m serve.app` builds every part, wires them, and listens.
+
+Starts in any order with its neighbours: it listens at once and /readyz tells what it still waits for.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from starlette.routing import BaseRoute, Route
+
+from feedback.access_keys import KeyStore, Scope
+from feedback.connection import check_durability, connect
+from feedback.ids import LineName
+from feedback.jobs import JobStore
+from feedback.ledger import Ledger
+from feedback.policies import RegistryView
+from feedback.registry import Registry
+from serve.access import KeyRing, hang_doors, needs
+from serve.adapter_files import base_shapes
+from serve.body_limit import BodyLimit
+from serve.chat import ChatParts, Completions
+from serve.chat_request import Kind
+from serve.engine import Engine
+from serve.error_pages import install_error_pages
+from serve.health import health_routes
+from serve.job_routes import Training, job_routes
+from serve.key_files import adopt_key_files
+from serve.ledger_watch import LedgerWatch
+from serve.metrics import Metrics
+from serve.model_routes import model_routes
+from serve.policy_routes import policy_routes
+from serve.promotion import Promotion
+from serve.settings import Settings, load_settings
+from serve.shelf import Shelf
+from serve.swap import Swap, SwapRules
+from serve.turn_log import TurnLog
+from serve.turn_routes import turn_routes
+from serve.vote_routes import vote_routes
+
+log = logging.getLogger(__name__)
+_FLUSH_S = 5.0
+_GRACE_S = 10
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything the gateway is made of, wired but not running."""
+
+    settings: Settings
+    base_digest: str
+    ledger: Ledger
+    registry: Registry
+    keys: KeyStore
+    jobs: JobStore
+    ring: KeyRing
+    metrics: Metrics
+    shelf: Shelf
+    engine: Engine
+    watch: LedgerWatch
+    swap: Swap
+    turn_log: TurnLog
+
+
+def build_parts(settings: Settings) -> Parts:
+    """Nothing is connected before the app's lifespan begins."""
+    line = LineName(settings.line.name)
+    redis = connect(settings.redis_url)
+    registry, keys = Registry(redis, line), KeyStore(redis)
+    base_digest = (settings.model_path / "digest.txt").read_text(encoding="utf-8").strip()
+    metrics, shelf, ring, engine = Metrics(), Shelf(), KeyRing(), Engine(settings.engine_url)
+
+    def prepare() -> None:
+        for finding in check_durability(redis):
+            log.warning("accepted votes may be lost when this Redis is killed: %s", finding)
+        registry.ensure_base(base_digest)
+        adopt_key_files(settings.home, keys)
+
+    watch = LedgerWatch(registry, keys, ring, settings.gateway.poll_s, prepare)
+    swap = Swap(engine, shelf, _swap_rules(settings), metrics, lambda: watch.view)
+
+    def changed(view: RegistryView) -> None:
+        metrics.set_live(view.live)
+        swap.look_again()
+
+    watch.changed = changed
+    return Parts(
+        settings=settings,
+        base_digest=base_digest,
+        ledger=Ledger(redis, line),
+        registry=registry,
+        keys=keys,
+        jobs=JobStore(redis, line),
+        ring=ring,
+        metrics=metrics,
+        shelf=shelf,
+        engine=engine,
+        watch=watch,
+        swap=swap,
+        turn_log=TurnLog(
+            Ledger(connect(settings.redis_url), line),
+            capacity=settings.gateway.turn_queue,
+            patience_s=settings.gateway.turn_patience_s,
+            dropped=metrics.turns_dropped.inc,
+        ),
+    )
+
+
+def build_app(parts: Parts) -> FastAPI:
+    """The routes, each behind its door, and the lifespan that starts and stops the parts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        parts.engine.open()
+        parts.turn_log.start()
+        loops = [asyncio.create_task(parts.watch.run()), asyncio.create_task(parts.swap.run())]
+        yield
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        await asyncio.to_thread(parts.turn_log.close, _FLUSH_S)
+        await parts.engine.close()
+
+    app = FastAPI(title="Burnish", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    app.router.routes += _completion_routes(parts)
+    promotion = Promotion(parts.registry, parts.watch, parts.swap, parts.metrics)
+    for router in (
+        model_routes(parts.watch, parts.shelf),
+        vote_routes(parts.ledger, parts.metrics),
+        turn_routes(parts.ledger),
+        policy_routes(parts.watch, parts.shelf, promotion, parts.registry),
+        job_routes(Training(parts.ledger, parts.jobs, parts.base_digest)),
+        health_routes(parts.watch, parts.shelf, parts.turn_log, parts.metrics),
+    ):
+        app.include_router(router)
+    hang_doors(app.routes, parts.ring)
+    install_error_pages(app)
+    app.add_middleware(BodyLimit, max_bytes=parts.settings.gateway.max_body_bytes)
+    return app
+
+
+def _completion_routes(parts: Parts) -> list[BaseRoute]:
+    """Plain routes: every token passes here, and nothing of FastAPI's is wanted on its way."""
+    chat = ChatParts(
+        parts.settings.gateway,
+        parts.watch,
+        parts.shelf,
+        parts.swap,
+        parts.engine,
+        parts.ledger,
+        parts.turn_log,
+        parts.metrics,
+    )
+    paths: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
+    return [
+        Route(path, needs(Scope.chat)(Completions(kind, chat)), methods=["POST"], name=kind)
+        for path, kind in paths.items()
+    ]
+
+
+def _swap_rules(settings: Settings) -> SwapRules:
+    return SwapRules(
+        adapters=settings.adapters_path,
+        base_shapes=base_shapes(settings.model_path),
+        max_versions=settings.gateway.max_versions,
+        max_rank=settings.engine.max_lora_rank,
+        max_bytes=settings.gateway.max_adapter_bytes,
+        tolerance_nats=settings.gateway.verify_tolerance_nats,
+        poll_s=settings.gateway.engine_poll_s,
+    )
+
+
+async def serve(settings: Settings) -> None:
+    """Listens until SIGTERM or SIGINT; running answers are given time to end."""
+    await wait_for_model(settings.model_path)
+    config = uvicorn.Config(
+        build_app(build_parts(settings)),
+        host=settings.gateway.host,
+        port=settings.gateway.port,
+        http="httptools",
+        lifespan="on",
+        access_log=False,
+        server_header=False,
+        log_config=None,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    await uvicorn.Server(config).serve()
+
+
+async def wait_for_model(model_path: Path) -> None:
+    """The model's digest names the base that policies belong to; its conversion writes it last."""
+    digest = model_path / "digest.txt"
+    if not digest.exists():
+        log.warning("waiting for %s: the model is not converted yet (`make up` does it)", digest)
+    while not digest.exists():  # noqa: ASYNC110 - another process makes the file
+        await asyncio.sleep(1)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    uvloop.run(serve(load_settings()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""From a caller's body to what the engine is asked, and back to what the turn remembers of it. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import orjson
+
+from feedback.ids import TurnId, UserId
+from feedback.turns import Turn, prompt_key
+from serve.errors import BadRequest, NotFound
+from serve.fields import CHAT_FIELDS, COMPLETION_FIELDS, Field, Treatment, flag, text, whole, wrong
+
+Kind = Literal["chat", "completion"]
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`max_tokens` is the model's context length; a request that names no limit may use what its prompt leaves."""
+
+    max_n: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request, checked. `engine_fields` are everything the engine gets besides prompt, model and stream."""
+
+    kind: Kind
+    model: str
+    messages: tuple[dict[str, Any], ...]
+    prompt: str | list[int] | None
+    engine_fields: Mapping[str, Any]
+    n: int
+    stream: bool
+    wants_token_ids: bool
+    user: UserId | None
+    session: str | None
+    store: bool
+    compare_with: TurnId | None
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        table = CHAT_FIELDS if self.kind == "chat" else COMPLETION_FIELDS
+        return {k: v for k, v in self.engine_fields.items() if k == "max_tokens" or table[k].sampling}
+
+    def engine_body(self, engine_model: str) -> bytes:
+        """The engine's body; token ids are always asked for, because the turn keeps them."""
+        body: dict[str, Any] = {
+            **self.engine_fields,
+            "model": engine_model,
+            "n": self.n,
+            "stream": self.stream,
+            "return_token_ids": True,
+        }
+        if self.kind == "chat":
+            body["messages"] = self.messages
+        else:
+            body["prompt"] = self.prompt
+        return orjson.dumps(body)
+
+
+def parse_request(raw: bytes, kind: Kind, limits: Limits) -> Asked:
+    """Checks a body field by field; BadRequest names the field, quotes the value and says what it must be."""
+    body = _body_object(raw)
+    table = CHAT_FIELDS if kind == "chat" else COMPLETION_FIELDS
+    given = {name: value for name, value in body.items() if value is not None}
+    engine_fields = {}
+    for name, value in given.items():
+        kept = _checked(name, value, table.get(name))
+        if kept is not None:
+            engine_fields[name] = kept
+    tokens = given.get("max_completion_tokens", given.get("max_tokens"))
+    if tokens is not None:
+        least = 0 if kind == "completion" and given.get("echo") else 1
+        name = "max_completion_tokens" if "max_completion_tokens" in given else "max_tokens"
+        engine_fields["max_tokens"] = whole(least, limits.max_tokens)(name, tokens)
+    metadata = _metadata(given.get("metadata", {}))
+    person = given.get("user", given.get("safety_identifier"))
+    compare_with = metadata.get("compare_with")
+    return Asked(
+        kind=kind,
+        model=text(256)("model", given.get("model")),
+        messages=_messages(given.get("messages")) if kind == "chat" else (),
+        prompt=_prompt(given.get("prompt"), limits) if kind == "completion" else None,
+        engine_fields=engine_fields,
+        n=whole(1, limits.max_n)("n", given.get("n", 1)),
+        stream=flag("stream", given.get("stream", False)),
+        wants_token_ids=flag("return_token_ids", given.get("return_token_ids", False)),
+        user=None if person is None else UserId(text(256)("user", person)),
+        session=metadata.get("session"),
+        store=flag("store", given.get("store", True)),
+        compare_with=None if compare_with is None else TurnId(compare_with),
+    )
+
+
+def as_second_answer(asked: Asked, first: Turn) -> Asked:
+    """The request as a second answer to `first`'s prompt: same person, same prompt, same sampling, another seed.
+
+    Settings that the request leaves out are taken from the first turn, all but the seed.
+    """
+    if asked.user is not None and asked.user != first.user:
+        raise NotFound(f"no turn {first.id!r}", param="metadata.compare_with", code="turn_not_found")
+    if asked.kind != first.kind or not _same_prompt(asked, first):
+        raise BadRequest(
+            f"metadata.compare_with names {first.id!r}, which answered another prompt; send the same messages",
+            param="metadata.compare_with",
+        )
+    for name, value in asked.sampling.items():
+        if name == "seed":
+            if first.sampling.get("seed") == value:
+                raise wrong("seed", value, f"another than that of {first.id!r}, or both answers would be the same")
+        elif first.sampling.get(name) != value:
+            raise wrong(name, value, f"{first.sampling.get(name)!r}, as in {first.id!r}, or left out")
+    inherited = {name: value for name, value in first.sampling.items() if name != "seed"}
+    return replace(asked, user=asked.user or first.user, engine_fields={**inherited, **asked.engine_fields})
+
+
+def _same_prompt(asked: Asked, first: Turn) -> bool:
+    if asked.kind == "chat":
+        return prompt_key(asked.messages) == prompt_key(first.messages)
+    if isinstance(asked.prompt, list):
+        return tuple(asked.prompt) == first.prompt_token_ids
+    return asked.prompt == first.prompt
+
+
+def _body_object(raw: bytes) -> dict[str, Any]:
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+    if type(body) is not dict:
+        raise BadRequest(f"the body is a JSON {type(body).__name__}; it must be an object")
+    return body
+
+
+def _checked(name: str, value: Any, field: Field | None) -> Any:
+    """The value to send on, or None for what the engine does not get."""
+    if field is None:
+        raise BadRequest(f"unknown field {name[:80]!r}; leave it out", param=name[:80], code="unknown_parameter")
+    if field.treatment is Treatment.refused:
+        raise BadRequest(f"{name} is refused: {field.why}", param=name, code="unsupported_parameter")
+    if field.check is not None:
+        value = field.check(name, value)
+    return value if field.treatment is Treatment.sent else None
+
+
+def _metadata(value: Any) -> dict[str, str]:
+    if type(value) is not dict or len(value) > 16:
+        raise wrong("metadata", value, "an object of at most 16 strings")
+    for name, item in value.items():
+        text(64)("metadata's key", name)
+        text(512)(f"metadata.{name}", item)
+    return value
+
+
+def _prompt(value: Any, limits: Limits) -> str | list[int]:
+    if type(value) is list and len(value) == 1 and type(value[0]) in (str, list):
+        value = value[0]
+    if type(value) is str:
+        return value
+    if type(value) is list and value and all(type(token) is int and token >= 0 for token in value):
+        if len(value) > limits.max_tokens:
+            raise BadRequest(f"the prompt has {len(value)} tokens; the model reads {limits.max_tokens}", param="prompt")
+        return value
+    raise wrong("prompt", value, "one string, or one list of token ids")
+
+
+def _messages(value: Any) -> tuple[dict[str, Any], ...]:
+    if type(value) is not list or not value:
+        raise wrong("messages", value, "a list of at least one message")
+    return tuple(_message(message, f"messages[{i}]") for i, message in enumerate(value))
+
+
+def _message(value: Any, where: str) -> dict[str, Any]:
+    """One message as the engine gets it: text content as one string, `developer` as `system`, no other keys."""
+    if type(value) is not dict:
+        raise wrong(where, value, "an object with role and content")
+    role = value.get("role")
+    if role not in ROLES:
+        raise wrong(f"{where}.role", role, f"one of {', '.join(ROLES)}")
+    message: dict[str, Any] = {"role": "system" if role == "developer" else role}
+    tool_calls = value.get("tool_calls")
+    content = value.get("content")
+    if content is not None:
+        message["content"] = _content(content, f"{where}.content")
+    elif role != "assistant" or not tool_calls:
+        raise wrong(f"{where}.content", None, "a string or a list of text parts")
+    if tool_calls is not None:
+        message["tool_calls"] = _tool_calls(tool_calls, f"{where}.tool_calls")
+    for name in ("name", "tool_call_id"):
+        if value.get(name) is not None:
+            message[name] = text(256)(f"{where}.{name}", value[name])
+    return message
+
+
+def _content(value: Any, where: str) -> str:
+    if type(value) is str:
+        return value
+    if type(value) is not list or not value:
+        raise wrong(where, value, "a string or a list of text parts")
+    texts = []
+    for i, part in enumerate(value):
+        if type(part) is not dict or part.get("type") != "text" or type(part.get("text")) is not str:
+            raise wrong(f"{where}[{i}]", part, 'a part like {"type": "text", "text": "…"}: this model reads text only')
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def _tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
+    if type(value) is not list or len(value) > 128 or any(type(call) is not dict for call in value):
+        raise wrong(where, value, "a list of at most 128 calls")
+    return value

@@ -1,0 +1,137 @@
+"""`burnish keys` and `burnish policies`: make and revoke keys, look at versions, promote, withdraw, roll back.
+
+Keys are written to the ledger directly, so that they can be made before anything runs; policies are moved through
+the gateway alone, which verifies them on the engine first.
+"""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from feedback.access_keys import ApiKey, KeyStore, Scope
+from feedback.connection import connect
+from feedback.errors import FeedbackError
+from feedback.ids import KeyId, TenantId
+from serve.key_files import HOME_TENANT, read_or_make
+from serve.settings import Settings, load_settings
+
+keys = typer.Typer(help="API keys: make, list, revoke.", no_args_is_help=True)
+policies = typer.Typer(help="Policy versions: list, promote, withdraw, roll back.", no_args_is_help=True)
+
+Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it stays in the audit trail.")]
+
+
+@keys.command("make")
+def make_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is, for the list.")],
+    scopes: Annotated[list[Scope] | None, typer.Option("--scope", "-s", help="May be given several times.")] = None,
+    tenant: Annotated[str, typer.Option(help="Turns and votes of one tenant are invisible to others.")] = HOME_TENANT,
+) -> None:
+    """Make a key and print its secret, which cannot be shown again."""
+    wanted = frozenset(scopes or (Scope.chat, Scope.feedback))
+    with _told():
+        key, secret = _store(load_settings()).make(name, wanted, TenantId(tenant))
+    typer.echo(f"{key.id} ({', '.join(sorted(key.scopes))}), shown this once:", err=True)
+    typer.echo(secret)
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """Every key, revoked ones too. Secrets are not kept."""
+    with _told():
+        rows = _store(load_settings()).all()
+    for key in rows:
+        typer.echo(_key_line(key))
+
+
+@keys.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(help="As `keys list` shows it: key-…")]) -> None:
+    """Take a key back for good; the gateway knows within a second."""
+    with _told():
+        typer.echo(_key_line(_store(load_settings()).revoke(KeyId(key_id))))
+
+
+@policies.command("list")
+def list_policies() -> None:
+    """Every version, newest first; the live one is marked."""
+    standing = _ask("GET", "/operator/policies")
+    for policy in standing["policies"]:
+        mark = {standing["live"]: "*", standing["previous"]: "-"}.get(policy["version"], " ")
+        load = (policy["load"] or {}).get("state", "")
+        typer.echo(f"{mark} {policy['version']:<20} {policy['state']:<10} {load:<8} {_date(policy['created_at'])}")
+
+
+@policies.command()
+def promote(version: str, reason: Reason) -> None:
+    """Make a candidate live, after verifying it on the engine."""
+    _report(_ask("POST", f"/operator/policies/{version}/promote", {"reason": reason}))
+
+
+@policies.command()
+def withdraw(version: str, reason: Reason) -> None:
+    """Take a version back for good; taking back the live one rolls back."""
+    _report(_ask("POST", f"/operator/policies/{version}/withdraw", {"reason": reason}))
+
+
+@policies.command()
+def rollback(reason: Reason) -> None:
+    """Make the former version live again and withdraw the present one."""
+    _report(_ask("POST", "/operator/rollback", {"reason": reason}))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Ends the command with the ledger's own words instead of a traceback."""
+    try:
+        yield
+    except FeedbackError as error:
+        typer.echo(f"burnish: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _store(settings: Settings) -> KeyStore:
+    return KeyStore(connect(settings.redis_url))
+
+
+def _ask(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """One call of the gateway with the home's operator key; ends the command when it is refused."""
+    settings = load_settings()
+    request = urllib.request.Request(  # noqa: S310 - the gateway's own address
+        settings.gateway_url + path,
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={
+            "Authorization": f"Bearer {read_or_make(settings.home, 'operator')}",
+            "Content-Type": "application/json",
+        },
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=120) as response:  # noqa: S310
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        with error:
+            message = json.load(error)["error"]["message"]
+    except OSError as error:
+        message = f"the gateway at {settings.gateway_url} does not answer ({error}); start it with `make up`"
+    typer.echo(f"burnish: {message}", err=True)
+    raise typer.Exit(1)
+
+
+def _report(standing: dict[str, Any]) -> None:
+    typer.echo(f"live {standing['live']}, a rollback would bring back {standing['previous'] or 'nothing'}")
+
+
+def _key_line(key: ApiKey) -> str:
+    revoked = f"revoked {_date(key.revoked_at)}" if key.revoked_at else ""
+    scopes = ",".join(sorted(key.scopes))
+    return f"{key.id}  {key.name:<20} {key.tenant:<10} {scopes:<24} {_date(key.created_at)} {revoked}"
+
+
+def _date(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))

@@ -1,0 +1,178 @@
+"""The only adapter to vLLM: asks for answers, loads and unloads adapters, reads log-probs. Translates its failures.
+
+vLLM listens on loopback and trusts whoever reaches it, so nothing of a caller's goes there unchecked.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+
+from feedback.ids import Version
+from serve.errors import ApiError, EngineFailed, EngineRefused, EngineUnavailable
+from serve.events import split_events
+
+CHAT_PATH = "/v1/chat/completions"
+COMPLETION_PATH = "/v1/completions"
+_JSON = {"content-type": "application/json"}
+# vLLM closes idle connections after 5 s; a request sent at that moment would fail although the engine is well.
+_IDLE_CONNECTION_S = 3
+_CONNECT_S = 5
+_SILENCE_S = 600
+_CONTROL = aiohttp.ClientTimeout(total=120, sock_connect=_CONNECT_S)
+_GLANCE = aiohttp.ClientTimeout(total=5)
+
+
+class AdapterNotLoaded(ApiError):
+    """The engine does not know the adapter: it was restarted. Never shown: callers get EngineUnavailable."""
+
+
+class LoadRefused(Exception):
+    """The engine would not load an adapter; the message is the engine's."""
+
+
+@dataclass(frozen=True)
+class EngineModels:
+    """What the engine serves now: the base under its served name, and adapters by version."""
+
+    base: str
+    max_model_len: int
+    adapters: frozenset[Version]
+
+
+class Engine:
+    """One vLLM server, between `open` and `close`. Every method raises EngineUnavailable when it does not answer."""
+
+    _session: aiohttp.ClientSession
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def open(self) -> None:
+        """Belongs to the running event loop from here on. As many connections as there are requests."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_CONNECTION_S),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S),
+            auto_decompress=False,
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def models(self) -> EngineModels:
+        body = await self._call("GET", "/v1/models", within=_GLANCE)
+        cards = body["data"]
+        base = next(card for card in cards if card.get("parent") is None)
+        adapters = frozenset(Version(card["id"]) for card in cards if card.get("parent") is not None)
+        return EngineModels(base["id"], int(base.get("max_model_len") or 0), adapters)
+
+    async def is_well(self) -> bool:
+        """Whether the engine's core is alive, which /v1/models does not tell."""
+        try:
+            async with self._session.get(f"{self._url}/health", timeout=_GLANCE) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    async def load(self, version: Version, directory: Path) -> None:
+        """Loads a checked adapter under its version's name. Never in place: that would mix two policies."""
+        try:
+            await self._call("POST", "/v1/load_lora_adapter", {"lora_name": version, "lora_path": str(directory)})
+        except (EngineRefused, EngineFailed, AdapterNotLoaded) as error:
+            raise LoadRefused(error.message) from error
+
+    async def unload(self, version: Version) -> None:
+        """Forgets an adapter's name; one that is not loaded is no error. Running answers end undisturbed."""
+        try:
+            await self._call("POST", "/v1/unload_lora_adapter", {"lora_name": version})
+        except (EngineRefused, AdapterNotLoaded):
+            return
+
+    async def score(self, model: str, token_ids: Sequence[int], start: int) -> list[float]:
+        """Log-probs (nats) of `token_ids[start:]`, each given all tokens before it. `start` is at least 1."""
+        body = {"model": model, "prompt": list(token_ids), "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+        answer = await self._call("POST", COMPLETION_PATH, body)
+        rows = answer["choices"][0]["prompt_logprobs"]
+        return [float(rows[i][str(token_ids[i])]["logprob"]) for i in range(start, len(token_ids))]
+
+    async def complete(self, path: str, body: bytes) -> dict[str, Any]:
+        """A whole answer. Cancelling closes the connection, upon which vLLM stops generating."""
+        async with self._posted(path, body) as response:
+            answer: dict[str, Any] = orjson.loads(await response.read())
+            return answer
+
+    @asynccontextmanager
+    async def stream(self, path: str, body: bytes) -> AsyncIterator[AsyncIterator[list[bytes]]]:
+        """The payloads of a streamed answer's events, as many at once as the network brought.
+
+        Leaving the block closes the connection, upon which vLLM stops generating.
+        """
+        async with self._posted(path, body) as response:
+            yield _payloads(response)
+
+    @asynccontextmanager
+    async def _posted(self, path: str, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            response = await self._session.post(self._url + path, data=body, headers=_JSON)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unreachable(error) from error
+        try:
+            if response.status != 200:
+                raise await self._refusal(response)
+            yield response
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unreachable(error) from error
+        finally:
+            response.close()
+
+    async def _call(
+        self, method: str, path: str, body: object = None, *, within: aiohttp.ClientTimeout = _CONTROL
+    ) -> Any:
+        content = None if body is None else orjson.dumps(body)
+        try:
+            async with self._session.request(
+                method, self._url + path, data=content, headers=_JSON, timeout=within
+            ) as response:
+                if response.status != 200:
+                    raise await self._refusal(response)
+                raw = await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unreachable(error) from error
+        return orjson.loads(raw) if raw.startswith(b"{") else raw
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> ApiError:
+        """vLLM's error in ours. Its 500 may mean that its core has died, which only /health tells."""
+        message, param = read_error(await response.read())
+        if response.status == 404:
+            return AdapterNotLoaded(message)
+        if 400 <= response.status < 500:
+            return EngineRefused(response.status, message, param=param)
+        if response.status == 503 or not await self.is_well():
+            return EngineUnavailable("the engine is away; the request may be sent again")
+        return EngineFailed(f"the engine failed at this request: {message}")
+
+
+def read_error(raw: bytes) -> tuple[str, str | None]:
+    """Message and field of an error body, in vLLM's shape or in any other."""
+    try:
+        error = orjson.loads(raw)["error"]
+        return str(error["message"]), error.get("param")
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return raw[:200].decode("utf-8", "replace") or "no reason given", None
+
+
+def _unreachable(error: Exception) -> EngineUnavailable:
+    kind = type(error).__name__
+    return EngineUnavailable(f"the engine is away ({kind}); it is being waited for, the request may be sent again")
+
+
+async def _payloads(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:
+    rest = b""
+    async for chunk in response.content.iter_any():
+        payloads, rest = split_events(rest + chunk)
+        if payloads:
+            yield payloads

@@ -1,0 +1,74 @@
+"""`/operator/policies`, `/operator/rollback`, `/operator/audit`: what is live, and moving it with a reason."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from feedback.access_keys import Scope
+from feedback.ids import Version
+from feedback.policies import Policy, RegistryView
+from feedback.registry import Registry
+from serve.access import caller_of, needs
+from serve.ledger_watch import LedgerWatch
+from serve.promotion import Promotion
+from serve.shelf import Shelf
+
+
+class Why(BaseModel):
+    """Every move says why; the reason stays in the audit trail."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
+
+
+def policy_routes(watch: LedgerWatch, shelf: Shelf, promotion: Promotion, registry: Registry) -> APIRouter:
+    router = APIRouter(prefix="/operator", tags=["operator"])
+
+    @router.get("/policies")
+    @needs(Scope.operator)
+    def list_policies() -> dict[str, Any]:
+        view = registry.view()
+        newest_first = sorted(view.policies.values(), key=lambda policy: -policy.counter)
+        return {**_standing(view), "line": view.line, "policies": [_policy_json(p, shelf) for p in newest_first]}
+
+    @router.get("/policies/{version}")
+    @needs(Scope.operator)
+    def get_policy(version: str) -> dict[str, Any]:
+        return _policy_json(registry.view().policy(Version(version)), shelf)
+
+    @router.post("/policies/{version}/promote")
+    @needs(Scope.operator)
+    async def promote(request: Request, version: str, why: Why) -> dict[str, Any]:
+        return _standing(await promotion.promote(Version(version), actor=_actor(request), reason=why.reason))
+
+    @router.post("/policies/{version}/withdraw")
+    @needs(Scope.operator)
+    async def withdraw(request: Request, version: str, why: Why) -> dict[str, Any]:
+        return _standing(await promotion.withdraw(Version(version), actor=_actor(request), reason=why.reason))
+
+    @router.post("/rollback")
+    @needs(Scope.operator)
+    async def rollback(request: Request, why: Why) -> dict[str, Any]:
+        return _standing(await promotion.rollback(actor=_actor(request), reason=why.reason))
+
+    @router.get("/audit")
+    @needs(Scope.operator)
+    def audit(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> dict[str, Any]:
+        return {"audit": [entry.model_dump(mode="json") for entry in registry.audit(limit)]}
+
+    return router
+
+
+def _standing(view: RegistryView) -> dict[str, Any]:
+    return {"live": view.live, "previous": view.previous, "epoch": view.epoch}
+
+
+def _policy_json(policy: Policy, shelf: Shelf) -> dict[str, Any]:
+    load = shelf.load_of(policy)
+    return {**policy.model_dump(mode="json"), "load": load and load.as_json()}
+
+
+def _actor(request: Request) -> str:
+    return f"key {caller_of(request).key_id}"

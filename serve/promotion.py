@@ -1,0 +1,59 @@
+"""An operator's moves: promote, withdraw, roll back. The engine is asked first, the registry changes last.
+
+Nothing before the registry's compare-and-set touches traffic, and the new view is in force here when a call returns.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from feedback.ids import Version
+from feedback.policies import MOVES, PolicyState, RegistryView
+from feedback.registry import Registry
+from serve.adapter_files import AdapterRefused
+from serve.errors import Conflict
+from serve.ledger_watch import LedgerWatch
+from serve.metrics import Metrics
+from serve.swap import Swap
+
+
+@dataclass(frozen=True)
+class Promotion:
+    registry: Registry
+    watch: LedgerWatch
+    swap: Swap
+    metrics: Metrics
+
+    async def promote(self, version: Version, *, actor: str, reason: str) -> RegistryView:
+        """Verifies a candidate on the engine, then makes it live.
+
+        Conflict when its state does not allow it, when the engine does not serve what was trained, or when the
+        registry changed meanwhile; EngineUnavailable when there is no engine to verify it on.
+        """
+        view = await asyncio.to_thread(self.registry.view)
+        policy = view.policy(version)
+        if PolicyState.live not in MOVES[policy.state] or policy.state is PolicyState.retired:
+            raise Conflict(
+                f"{version} is {policy.state}; only a candidate or a canary can be promoted", code="move_refused"
+            )
+        try:
+            await self.swap.ready(policy)
+        except AdapterRefused as error:
+            raise Conflict(f"{version} is not promoted: {error}", code="adapter_refused") from error
+        return await self._move(
+            "promote", lambda: self.registry.promote(version, actor=actor, reason=reason, epoch=view.epoch)
+        )
+
+    async def rollback(self, *, actor: str, reason: str) -> RegistryView:
+        """The former version is live again (it has stayed loaded) and the present one is withdrawn."""
+        return await self._move("rollback", lambda: self.registry.rollback(actor=actor, reason=reason))
+
+    async def withdraw(self, version: Version, *, actor: str, reason: str) -> RegistryView:
+        """Takes a version back for good; the live one by rolling back."""
+        return await self._move("withdraw", lambda: self.registry.withdraw(version, actor=actor, reason=reason))
+
+    async def _move(self, name: str, move: Callable[[], RegistryView]) -> RegistryView:
+        view = await asyncio.to_thread(move)
+        self.watch.accept(view)
+        self.metrics.moves.labels(name).inc()
+        return view

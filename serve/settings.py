@@ -1,0 +1,124 @@
+"""What the gateway needs to know, read once from the environment over `burnish.toml`.
+
+Sections of other packages (training, schedule, ui, …) pass through unread.
+"""
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+MIB = 1024 * 1024
+
+
+class _Section(BaseModel):
+    """A section may hold names of another package's reading of it (the launcher's `engine`, say)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class GatewaySection(_Section):
+    """Limits are per request; `max_versions` is how many adapters are kept loaded in the engine at once."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535)
+    url: str | None = None
+    max_body_bytes: int = Field(default=2 * MIB, ge=1024)
+    max_n: int = Field(default=16, ge=1, le=128)
+    max_versions: int = Field(default=4, ge=2)
+    turn_patience_s: float = Field(default=0.2, ge=0, description="how long a chat waits for its turn to be on disk")
+    turn_queue: int = Field(default=2000, ge=1, description="turns held while Redis is away; more are dropped, counted")
+    poll_s: float = Field(default=0.25, gt=0, description="how often the registry and the keys are looked at")
+    engine_poll_s: float = Field(default=1.0, gt=0, description="how often the engine's adapters are looked at")
+    verify_tolerance_nats: float = Field(
+        default=0.08, gt=0, description="mean distance per token allowed between trainer's and engine's log-probs"
+    )
+    max_adapter_bytes: int = Field(default=512 * MIB, ge=1024)
+
+
+class EngineSection(_Section):
+    """How vLLM is started. More adapters or a higher rank cost memory for each slot, used or not."""
+
+    port: int = Field(default=8001, ge=1, le=65535)
+    url: str | None = None
+    max_lora_rank: int = Field(default=64, ge=1, description="1, 8, 16, 32, 64, 128, 256, 320 or 512")
+    max_loras: int = Field(default=4, ge=2, description="adapters in one batch: live, draining, draft and one more")
+    max_model_len: int = Field(default=2048, ge=64, description="longest prompt and answer together, in tokens")
+    max_running: int = Field(default=64, ge=1, description="requests decoded at once")
+    max_queued: int = Field(default=256, ge=1, description="requests waiting in the engine; more are refused")
+    kv_cache_gib: int = Field(default=2, ge=1, description="cache for keys and values, on the CPU only")
+    shutdown_s: int = Field(default=15, ge=0, description="how long running requests may finish at a stop")
+    extra_args: str = Field(default="", description="further arguments for vLLM, as on its command line")
+
+
+class RedisSection(_Section):
+    port: int = Field(default=6399, ge=1, le=65535)
+    url: str | None = None
+
+
+class ModelSection(_Section):
+    path: Path | None = None
+    name: str = "SmolLM2-135M-Instruct"
+
+
+class LineSection(_Section):
+    name: str = "burnish"
+
+
+class Settings(BaseSettings):
+    """The gateway's settings; the properties resolve what is left open."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BURNISH_",
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="ignore",
+        frozen=True,
+    )
+
+    home: Path = Path(".burnish")
+    gateway: GatewaySection = GatewaySection()
+    engine: EngineSection = EngineSection()
+    redis: RedisSection = RedisSection()
+    model: ModelSection = ModelSection()
+    line: LineSection = LineSection()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = TomlConfigSettingsSource(settings_cls, os.environ.get("BURNISH_CONFIG", "burnish.toml"))
+        return init_settings, env_settings, toml
+
+    @property
+    def redis_url(self) -> str:
+        return self.redis.url or f"redis://127.0.0.1:{self.redis.port}/0"
+
+    @property
+    def engine_url(self) -> str:
+        return (self.engine.url or f"http://127.0.0.1:{self.engine.port}").rstrip("/")
+
+    @property
+    def gateway_url(self) -> str:
+        """Where the commands find the gateway."""
+        return (self.gateway.url or f"http://127.0.0.1:{self.gateway.port}").rstrip("/")
+
+    @property
+    def model_path(self) -> Path:
+        return (self.model.path or self.home / "model").absolute()
+
+    @property
+    def adapters_path(self) -> Path:
+        return self.home / "adapters"
+
+
+def load_settings() -> Settings:
+    """Settings with an absolute home: adapter paths go to another process."""
+    settings = Settings()
+    return settings.model_copy(update={"home": settings.home.expanduser().absolute()})

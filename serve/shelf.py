@@ -1,0 +1,93 @@
+"""What stands ready in the engine, as far as this gateway knows: which adapters are loaded, and who uses them.
+
+Memory only. `swap` writes it, every request reads it; both run on one event loop, so no lock is needed.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from feedback.ids import Version
+from feedback.policies import Policy
+from serve.engine import EngineModels
+from serve.errors import EngineUnavailable, ModelNotFound
+from serve.probes import Verdict
+
+
+class LoadState(StrEnum):
+    loading = "loading"
+    loaded = "loaded"
+    refused = "refused"
+
+
+@dataclass(frozen=True)
+class Load:
+    """`error` says why an adapter was refused, `verdict` what its probes measured."""
+
+    state: LoadState
+    error: str | None = None
+    verdict: Verdict | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {"state": self.state, "error": self.error}
+
+
+@dataclass
+class Shelf:
+    """`models` is what the engine served when it was last looked at; None while it is away."""
+
+    models: EngineModels | None = None
+    loads: dict[Version, Load] = field(default_factory=dict)
+    in_flight: Counter[Version] = field(default_factory=Counter)
+
+    def seen(self, models: EngineModels | None) -> list[Version]:
+        """Takes note of what the engine serves; gives the versions it has lost, by a restart for instance."""
+        self.models = models
+        there = models.adapters if models else frozenset()
+        lost = [v for v, load in self.loads.items() if load.state is LoadState.loaded and v not in there]
+        for version in lost:
+            del self.loads[version]
+        return lost
+
+    def is_loaded(self, policy: Policy) -> bool:
+        if self.models is None:
+            return False
+        if policy.adapter is None:
+            return True
+        load = self.loads.get(policy.version)
+        return load is not None and load.state is LoadState.loaded
+
+    def load_of(self, policy: Policy) -> Load | None:
+        """How an adapter stands; None where nobody asked for it to be loaded."""
+        if policy.adapter is None:
+            return Load(LoadState.loaded if self.models else LoadState.loading)
+        return self.loads.get(policy.version)
+
+    def engine_name(self, policy: Policy, *, live: bool) -> str:
+        """The engine's name for a policy that is loaded now.
+
+        EngineUnavailable while it is expected to come (the engine is away, or the live version is being loaded),
+        ModelNotFound for a version that nobody keeps loaded.
+        """
+        if self.models is None:
+            raise EngineUnavailable("the engine is away; it is being waited for, the request may be sent again")
+        if policy.adapter is None:
+            return self.models.base
+        load = self.loads.get(policy.version)
+        if load is not None and load.state is LoadState.loaded:
+            return policy.version
+        if live or (load is not None and load.state is LoadState.loading):
+            raise EngineUnavailable(f"{policy.version} is being loaded; the request may be sent again")
+        raise ModelNotFound(f"{policy.version} is {policy.state} and not loaded; see /v1/models", param="model")
+
+    @contextmanager
+    def using(self, version: Version) -> Iterator[None]:
+        """Counts a request as running on a version until the block ends: it is not unloaded meanwhile."""
+        self.in_flight[version] += 1
+        try:
+            yield
+        finally:
+            self.in_flight[version] -= 1

@@ -1,0 +1,191 @@
+"""The hot swap: brings adapters up in the engine, verifies them, and takes them down when nobody uses them.
+
+One loop compares what the registry wants with what the engine has. It repairs an engine that was restarted, and
+never touches traffic: that follows the registry, which only `promotion` changes.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from feedback.ids import Version
+from feedback.policies import Policy, PolicyState, RegistryView
+from serve.adapter_files import AdapterRefused, Expected, Shapes, check_adapter
+from serve.engine import Engine, EngineModels, LoadRefused
+from serve.errors import ApiError, EngineUnavailable
+from serve.manifest import Manifest
+from serve.metrics import Metrics
+from serve.probes import Scored, Verdict, judge_probes
+from serve.shelf import Load, LoadState, Shelf
+
+log = logging.getLogger(__name__)
+_AWAY_POLL_S = 0.25
+_COMING = (PolicyState.canary, PolicyState.candidate, PolicyState.draft)
+
+
+@dataclass(frozen=True)
+class SwapRules:
+    """`max_versions` adapters are kept loaded; `tolerance_nats` is what probes may differ by, per token."""
+
+    adapters: Path
+    base_shapes: Shapes
+    max_versions: int
+    max_rank: int
+    max_bytes: int
+    tolerance_nats: float
+    poll_s: float
+
+
+def wanted_versions(view: RegistryView, most: int) -> list[Policy]:
+    """The adapters to keep loaded, most needed first: live, previous, then what comes next, newest first.
+
+    The newest rejected one stays as long as there is room, for the operator who wants to see why.
+    """
+    kept = [view.policies[v] for v in (view.live, view.previous) if v is not None]
+    newest_first = sorted(view.policies.values(), key=lambda policy: -policy.counter)
+    kept += [policy for state in _COMING for policy in newest_first if policy.state is state]
+    kept += [policy for policy in newest_first if policy.state is PolicyState.rejected][:1]
+    return [policy for policy in kept if policy.adapter is not None][:most]
+
+
+@dataclass
+class Swap:
+    """Runs the loop; `view` gives the registry as last seen, None before that."""
+
+    engine: Engine
+    shelf: Shelf
+    rules: SwapRules
+    metrics: Metrics
+    view: Callable[[], RegistryView | None]
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def look_again(self) -> None:
+        """Asks for a look right now: the registry changed, or the engine seemed to be away."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                async with self._turn:
+                    await self._look()
+            except ApiError as error:
+                log.warning("the engine could not be set right, trying again: %s", error.message)
+            except Exception:  # The loop must outlive any surprise: without it nothing is ever repaired.
+                log.exception("the swap loop met something unforeseen, trying again")
+            patience_s = self.rules.poll_s if self.shelf.models else _AWAY_POLL_S
+            try:
+                await asyncio.wait_for(self._wake.wait(), patience_s)
+            except TimeoutError:
+                continue
+            # What woke us may wake us again at once while the engine is away: not faster than this.
+            await asyncio.sleep(0.02)
+
+    async def ready(self, policy: Policy) -> Verdict | None:
+        """Brings one policy up if it is not, and verifies it anew; AdapterRefused when it does not stand up.
+
+        None for the bare base, which has nothing to verify.
+        """
+        if policy.adapter is None:
+            return None
+        async with self._turn:
+            models = await self.engine.models()
+            self.shelf.seen(models)
+            if not self.shelf.is_loaded(policy):
+                await self._bring_up(policy, models)
+            load = self.shelf.loads.get(policy.version)
+            if load is None or load.state is not LoadState.loaded:
+                raise AdapterRefused((load and load.error) or f"{policy.version} could not be loaded")
+            manifest = await asyncio.to_thread(self._check, policy)
+            return await self._verify(policy, manifest, models)
+
+    async def _look(self) -> None:
+        try:
+            models = await self.engine.models()
+        except EngineUnavailable:
+            if self.shelf.models is not None:
+                log.warning("the engine is away")
+            self.shelf.seen(None)
+            self.metrics.engine_up.set(0)
+            return
+        if self.shelf.models is None:
+            log.info("the engine answers: base %s, %d tokens of context", models.base, models.max_model_len)
+        for version in self.shelf.seen(models):
+            log.warning("the engine has lost %s, loading it again", version)
+        self.metrics.engine_up.set(1)
+        view = self.view()
+        if view is None:
+            return
+        wanted = wanted_versions(view, self.rules.max_versions)
+        for policy in wanted:
+            load = self.shelf.loads.get(policy.version)
+            is_live = policy.version == view.live
+            if load is None or (load.state is LoadState.refused and is_live):
+                await self._bring_up(policy, models)
+        await self._take_down(models, {policy.version for policy in wanted})
+
+    async def _bring_up(self, policy: Policy, models: EngineModels) -> None:
+        """Check the files, load, verify. Refusals are remembered; an engine that is away leaves nothing behind."""
+        version = policy.version
+        self.shelf.loads[version] = Load(LoadState.loading)
+        try:
+            manifest = await asyncio.to_thread(self._check, policy)
+            if version not in models.adapters:
+                await self.engine.load(version, self._directory(policy))
+            verdict = await self._verify(policy, manifest, models)
+        except (AdapterRefused, LoadRefused) as error:
+            self.shelf.loads[version] = Load(LoadState.refused, error=str(error))
+            self.metrics.loads.labels("refused").inc()
+            log.error("%s is refused: %s", version, error)
+            await self.engine.unload(version)
+            return
+        except BaseException:
+            self.shelf.loads.pop(version, None)
+            raise
+        self.shelf.loads[version] = Load(LoadState.loaded, verdict=verdict)
+        self.metrics.loads.labels("loaded").inc()
+        log.info(
+            "%s is loaded: %.4f nats a token from the trainer's, it changes %.4f",
+            version,
+            verdict.adapter_off,
+            verdict.effect_served,
+        )
+
+    async def _take_down(self, models: EngineModels, wanted: set[Version]) -> None:
+        """Unloads what nobody wants and no running request uses."""
+        for version in models.adapters | self.shelf.loads.keys():
+            if version in wanted or self.shelf.in_flight[version]:
+                continue
+            load = self.shelf.loads.get(version)
+            if load is not None and load.state is LoadState.refused:
+                continue
+            self.shelf.loads.pop(version, None)
+            await self.engine.unload(version)
+            log.info("%s is unloaded", version)
+
+    def _directory(self, policy: Policy) -> Path:
+        return self.rules.adapters / policy.version
+
+    def _check(self, policy: Policy) -> Manifest:
+        expected = Expected(
+            version=policy.version,
+            digest=policy.digest or "",
+            base_digest=policy.base_digest,
+            max_rank=self.rules.max_rank,
+            max_bytes=self.rules.max_bytes,
+        )
+        return check_adapter(self._directory(policy), expected, self.rules.base_shapes)
+
+    async def _verify(self, policy: Policy, manifest: Manifest, models: EngineModels) -> Verdict:
+        scored = []
+        for probe in manifest.probes:
+            base = await self.engine.score(models.base, probe.token_ids, probe.start)
+            adapter = await self.engine.score(policy.version, probe.token_ids, probe.start)
+            scored.append(Scored(base, adapter))
+        verdict = judge_probes(manifest.probes, scored, self.rules.tolerance_nats)
+        if verdict.problem is not None:
+            raise AdapterRefused(verdict.problem)
+        return verdict

@@ -1,0 +1,220 @@
+"""A stand-in for vLLM, for failures that the real one cannot be made to have on demand: cuts, stalls, errors.
+
+Speaks the part of vLLM's HTTP that the gateway uses. Runs on a thread of its own; `behaviour` may be changed at any
+time and holds for requests that start after.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+BASE = "v0000-base"
+WORDS = ("the", " quick", " brown", " fox", " jumps", " over", " the", " lazy", " dog", ".")
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """`cut_after` and `error_after` count events of one answer; `delay_s` is the pause before each event."""
+
+    delay_s: float = 0.0
+    cut_after: int | None = None
+    error_after: int | None = None
+    status: int = 200
+    refuse_load: bool = False
+    away: bool = False
+
+
+@dataclass
+class FakeEngine:
+    port: int = 0
+    behaviour: Behaviour = Behaviour()
+    adapters: dict[str, str] = field(default_factory=dict)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    running: int = 0
+    aborted: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def behave(self, **changes: Any) -> None:
+        self.behaviour = replace(self.behaviour, **changes)
+
+    def restart(self) -> None:
+        """Forgets every adapter, as vLLM does."""
+        self.adapters.clear()
+
+    # What it answers ---------------------------------------------------------------------------------------------
+    async def models(self, request: web.Request) -> web.Response:
+        self._be_there(request)
+        base = {"id": BASE, "object": "model", "parent": None, "root": "/model", "max_model_len": 2048}
+        cards = [{"id": name, "object": "model", "parent": BASE, "root": path} for name, path in self.adapters.items()]
+        return web.json_response({"object": "list", "data": [base, *cards]})
+
+    async def health(self, request: web.Request) -> web.Response:
+        self._be_there(request)
+        return web.Response(status=200)
+
+    async def load(self, request: web.Request) -> web.Response:
+        self._be_there(request)
+        body = await request.json()
+        if self.behaviour.refuse_load:
+            return _error(500, "the engine would not have it")
+        self.adapters[body["lora_name"]] = body["lora_path"]
+        return web.Response(text="Success")
+
+    async def unload(self, request: web.Request) -> web.Response:
+        self._be_there(request)
+        if self.adapters.pop((await request.json())["lora_name"], None) is None:
+            return _error(404, "cannot be found")
+        return web.Response(text="Success")
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        self._be_there(request)
+        body = orjson.loads(await request.read())
+        if body["model"] != BASE and body["model"] not in self.adapters:
+            return _error(404, f"The model `{body['model']}` does not exist.")
+        if "prompt_logprobs" in body:
+            return web.json_response(_scored(body))
+        self.bodies.append(body)
+        if self.behaviour.status != 200:
+            return _error(self.behaviour.status, "made to fail")
+        self.running += 1
+        try:
+            chat = request.path.endswith("/chat/completions")
+            if body.get("stream"):
+                return await self._stream(request, body, chat)
+            await asyncio.sleep(self.behaviour.delay_s * len(WORDS))
+            return web.json_response(_whole(body, chat))
+        except (asyncio.CancelledError, ConnectionError):
+            self.aborted += 1
+            raise
+        finally:
+            self.running -= 1
+
+    async def _stream(self, request: web.Request, body: dict[str, Any], chat: bool) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        count = 0
+        broken = {"message": "made to fail", "type": "InternalServerError", "code": 500}
+        async for event in self._events(body, chat):
+            if count == self.behaviour.cut_after:
+                assert request.transport is not None
+                request.transport.abort()
+                return response
+            if count == self.behaviour.error_after:
+                await response.write(b"data: " + orjson.dumps({"error": broken}) + b"\n\n")
+                break
+            await response.write(b"data: " + event + b"\n\n")
+            count += 1
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async def _events(self, body: dict[str, Any], chat: bool) -> AsyncIterator[bytes]:
+        n, tokens = body.get("n", 1), min(body.get("max_tokens") or len(WORDS), len(WORDS))
+        if chat:
+            for index in range(n):
+                choice = {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+                yield _chunk(body, chat, choice, prompt_token_ids=[1, 2, 3], prompt_text=None)
+        for position in range(tokens):
+            for index in range(n):
+                await asyncio.sleep(self.behaviour.delay_s)
+                last = position == tokens - 1
+                part = {"delta": {"content": WORDS[position]}} if chat else {"text": WORDS[position]}
+                choice = {"index": index, **part, "finish_reason": "length" if last else None, "token_ids": [position]}
+                if not chat and position == 0:
+                    choice["prompt_token_ids"] = [1, 2, 3]
+                yield _chunk(body, chat, choice, **({"system_fingerprint": "vllm-fake"} if last else {}))
+        if (body.get("stream_options") or {}).get("include_usage"):
+            usage = {"prompt_tokens": 3, "completion_tokens": n * tokens, "total_tokens": 3 + n * tokens}
+            head = {"id": "engine-id", "object": _object(chat), "created": int(time.time()), "model": body["model"]}
+            yield orjson.dumps({**head, "choices": [], "usage": usage})
+
+    def _be_there(self, request: web.Request) -> None:
+        if self.behaviour.away and request.transport is not None:
+            request.transport.abort()
+
+
+def score(model: str, token: int) -> float:
+    """The fake's log-prob of a token under a model (its served name)."""
+    shift = 0.0 if model == BASE else 0.5 + sum(model.encode()) % 7 / 10
+    return -1.0 - token % 5 / 10 - shift
+
+
+def _scored(body: dict[str, Any]) -> dict[str, Any]:
+    rows = [None] + [{str(token): {"logprob": score(body["model"], token)}} for token in body["prompt"][1:]]
+    return {"choices": [{"index": 0, "text": "", "prompt_logprobs": rows}]}
+
+
+def _object(chat: bool) -> str:
+    return "chat.completion.chunk" if chat else "text_completion"
+
+
+def _chunk(body: dict[str, Any], chat: bool, choice: dict[str, Any], **more: Any) -> bytes:
+    head = {"id": "engine-id", "object": _object(chat), "created": int(time.time()), "model": body["model"]}
+    return orjson.dumps({**head, "choices": [choice], **more})
+
+
+def _whole(body: dict[str, Any], chat: bool) -> dict[str, Any]:
+    n, tokens = body.get("n", 1), min(body.get("max_tokens") or len(WORDS), len(WORDS))
+    text = "".join(WORDS[:tokens])
+    part = {"message": {"role": "assistant", "content": text, "reasoning": None}} if chat else {"text": text}
+    choices = [
+        {"index": i, **part, "finish_reason": "length", "token_ids": list(range(tokens)), "stop_reason": None}
+        for i in range(n)
+    ]
+    usage = {"prompt_tokens": 3, "completion_tokens": n * tokens, "total_tokens": 3 + n * tokens}
+    kind = "chat.completion" if chat else "text_completion"
+    head = {"id": "engine-id", "object": kind, "created": int(time.time()), "model": body["model"]}
+    return {**head, "choices": choices, "usage": usage, "prompt_token_ids": [1, 2, 3], "kv_transfer_params": None}
+
+
+def _error(status: int, message: str) -> web.Response:
+    error = {"message": message, "type": "Error", "param": None, "code": status}
+    return web.json_response({"error": error}, status=status)
+
+
+@contextmanager
+def fake_engine() -> Iterator[FakeEngine]:
+    """A running fake on a free port."""
+    fake = FakeEngine()
+    started, loop = threading.Event(), asyncio.new_event_loop()
+
+    async def start() -> web.AppRunner:
+        app = web.Application()
+        app.router.add_get("/v1/models", fake.models)
+        app.router.add_get("/health", fake.health)
+        app.router.add_post("/v1/load_lora_adapter", fake.load)
+        app.router.add_post("/v1/unload_lora_adapter", fake.unload)
+        app.router.add_post("/v1/chat/completions", fake.complete)
+        app.router.add_post("/v1/completions", fake.complete)
+        runner = web.AppRunner(app, handler_cancellation=True)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        fake.port = runner.addresses[0][1]
+        started.set()
+        return runner
+
+    def run() -> None:
+        asyncio.set_event_loop(loop)
+        runner = loop.run_until_complete(start())
+        loop.run_forever()
+        loop.run_until_complete(runner.cleanup())
+        loop.close()
+
+    thread = threading.Thread(target=run, name="fake-engine")
+    thread.start()
+    started.wait()
+    try:
+        yield fake
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()

@@ -1,0 +1,158 @@
+"""The DPO loop on a tiny model: first loss, resumption bit for bit, weights, refusals."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.tiny import make_pairs, make_recipe
+from training.errors import Diverged, Stopped, WrongFirstLoss
+from training.loops.dpo import POLICY, Watch, check_first_loss, learning_rate, plan_steps, train_dpo
+from training.model import SharedBase
+from training.recipe import DpoRecipe, OptimizerRecipe
+from training.tokens import ChatTokens
+
+
+class Notes:
+    """Takes down what a run tells; asks it to stop at the `stop_at`-th look (from 0)."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.points: list[dict[str, float]] = []
+        self._looks = -1
+        self._stop_at = stop_at
+
+    def watch(self) -> Watch:
+        return Watch(point=self._take, progress=lambda share: None, stopping=self._stopping)
+
+    def _take(self, point: Mapping[str, float]) -> None:
+        self.points.append(dict(point))
+
+    def _stopping(self) -> bool:
+        self._looks += 1
+        return self._looks == self._stop_at
+
+
+def train(
+    model: Path, tokens: ChatTokens, folder: Path, recipe: DpoRecipe, notes: Notes, *, every_s: float = 1e9
+) -> dict[str, torch.Tensor]:
+    """One attempt in a fresh process's stead: a model of its own, the folder shared."""
+    base = SharedBase(model, torch.device("cpu"))
+    train_dpo(base, make_pairs(tokens), recipe, folder, notes.watch(), every_s=every_s)
+    return base.adapter_state(POLICY)
+
+
+def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_first_loss_is_ln_2_and_the_loss_falls(tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path) -> None:
+    notes = Notes()
+    recipe = make_recipe(epochs=10, optimizer={"learning_rate": 5e-3})
+    train(tiny_model, tiny_tokens, tmp_path, recipe, notes)
+    assert notes.points[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)
+    assert notes.points[-1]["loss"] < 0.4
+    assert notes.points[-1]["accuracy"] == 1.0
+    assert notes.points[-1]["margin"] > 0
+    assert [point["step"] for point in notes.points] == list(range(1, len(notes.points) + 1))
+
+
+@pytest.mark.parametrize("stop_at", [0, 3, 5, 8])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_stopped_run_ends_with_the_same_adapter_as_an_unbroken_one(
+    tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path, stop_at: int, dropout: float
+) -> None:
+    recipe = make_recipe(epochs=3, adapter={"rank": 8, "alpha": 16, "dropout": dropout})
+    unbroken = train(tiny_model, tiny_tokens, tmp_path / "unbroken", recipe, Notes())
+    with pytest.raises(Stopped):
+        train(tiny_model, tiny_tokens, tmp_path / "broken", recipe, Notes(stop_at))
+    torch.manual_seed(99)  # whatever the second attempt's process did before
+    assert same(train(tiny_model, tiny_tokens, tmp_path / "broken", recipe, Notes()), unbroken)
+
+
+def test_a_run_killed_between_checkpoints_ends_with_the_same_adapter(
+    tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path
+) -> None:
+    class Killed(Exception):
+        pass
+
+    class Dying(Notes):
+        def _take(self, point: Mapping[str, float]) -> None:
+            super()._take(point)
+            if len(self.points) == 5:
+                raise Killed  # the point is written before the checkpoint of its step
+
+    recipe = make_recipe(epochs=4)
+    unbroken = train(tiny_model, tiny_tokens, tmp_path / "unbroken", recipe, Notes())
+    with pytest.raises(Killed):
+        train(tiny_model, tiny_tokens, tmp_path / "broken", recipe, Dying(), every_s=0)
+    second = Notes()
+    assert same(train(tiny_model, tiny_tokens, tmp_path / "broken", recipe, second), unbroken)
+    assert second.points[0]["step"] == 5
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path
+) -> None:
+    recipe = make_recipe(epochs=2)
+    unbroken = train(tiny_model, tiny_tokens, tmp_path, recipe, Notes(), every_s=0)
+    newest = max((tmp_path / "checkpoints").glob("step-*")) / "state.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1] + b"\0")
+    second = Notes()
+    assert same(train(tiny_model, tiny_tokens, tmp_path, recipe, second), unbroken)
+    assert len(second.points) == 1
+
+
+def test_another_recipes_checkpoints_and_reference_are_not_taken_up(
+    tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path
+) -> None:
+    train(tiny_model, tiny_tokens, tmp_path, make_recipe(), Notes())
+    notes = Notes()
+    train(tiny_model, tiny_tokens, tmp_path, make_recipe(seed=5), notes)
+    assert notes.points[0]["step"] == 1
+
+
+def test_the_reference_is_computed_once_per_job(tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path) -> None:
+    train(tiny_model, tiny_tokens, tmp_path, make_recipe(epochs=1), Notes())
+    before = (tmp_path / "reference.safetensors").stat().st_mtime_ns
+    train(tiny_model, tiny_tokens, tmp_path, make_recipe(epochs=1), Notes())
+    assert (tmp_path / "reference.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_diverging_run_stops_and_names_what_to_change(
+    tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path
+) -> None:
+    recipe = make_recipe(epochs=40, optimizer={"learning_rate": 1e-2, "max_grad_norm": 100.0})
+    base = SharedBase(tiny_model, torch.device("cpu"))
+    pairs = make_pairs(tiny_tokens)
+    broken = [pairs[0].__class__(**{**pairs[0].__dict__, "weight": float("inf")}), *pairs[1:]]
+    with pytest.raises(Diverged, match="learning_rate"):
+        train_dpo(base, broken, recipe, tmp_path, Notes().watch())
+
+
+@pytest.mark.parametrize("loss", [0.6919, 0.6950, float("nan")])
+def test_a_first_loss_that_is_not_ln_2_is_refused(loss: float) -> None:
+    with pytest.raises(WrongFirstLoss, match="must be ln 2"):
+        check_first_loss(loss)
+
+
+def test_a_first_loss_within_a_thousandth_is_taken() -> None:
+    check_first_loss(math.log(2) + 9e-4)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [("constant", [0.5, 1, 1, 1, 1]), ("linear", [0.5, 1, 1, 2 / 3, 1 / 3]), ("cosine", [0.5, 1, 1, 0.75, 0.25])],
+)
+def test_the_rate_warms_up_and_then_follows_its_schedule(schedule: str, rates: list[float]) -> None:
+    settings = OptimizerRecipe.model_validate({"learning_rate": 1e-3, "schedule": schedule, "warmup_share": 0.4})
+    found = [learning_rate(settings, step, 5) for step in range(5)]
+    assert found == pytest.approx([rate * 1e-3 for rate in rates])
+
+
+def test_every_epoch_takes_all_passes_in_another_order() -> None:
+    plan = plan_steps([2] * 12, make_recipe(epochs=3, batch_pairs=4))
+    by_epoch = [[i for step in plan if step.epoch == epoch for i in step.passes] for epoch in range(3)]
+    assert all(sorted(order) == list(range(12)) for order in by_epoch)
+    assert len({tuple(order) for order in by_epoch}) == 3

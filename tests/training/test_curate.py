@@ -1,0 +1,103 @@
+"""Pairs as token ids: what is held out, what is left out and why, when the job stops."""
+
+from typing import Any
+
+import pytest
+
+from feedback.holdout import is_held_out
+from feedback.ids import EventId
+from feedback.pairs import Answer, Pair, PairSet
+from tests.training.tiny import make_recipe, make_tokenizer
+from training.curate import curate, held_out_prompts
+from training.errors import TokenMismatch, TooFewPairs
+from training.tokens import ChatTokens
+
+TOKENS = ChatTokens(make_tokenizer())
+
+
+def make_messages(n: int) -> tuple[dict[str, Any], ...]:
+    return ({"role": "user", "content": f"Question {n}"},)
+
+
+TRAINED = [make_messages(n) for n in range(60) if not is_held_out(make_messages(n))]
+KEPT_APART = [make_messages(n) for n in range(60) if is_held_out(make_messages(n))]
+
+
+def make_answer(text: str, **overrides: Any) -> Answer:
+    return Answer(text=text, **{"token_ids": TOKENS.answer(text), **overrides})
+
+
+def make_pair(messages: tuple[dict[str, Any], ...] = TRAINED[0], **overrides: Any) -> Pair:
+    body = {
+        "event_id": EventId("ev-1"),
+        "messages": messages,
+        "prompt_token_ids": TOKENS.prompt(messages),
+        "chosen": make_answer("good"),
+        "rejected": make_answer("bad"),
+        **overrides,
+    }
+    return Pair(**body)
+
+
+def test_engine_tokens_are_kept_as_they_are_even_when_the_answer_was_cut() -> None:
+    cut = make_answer("good", token_ids=TOKENS.answer("good")[:-1])
+    [pair] = curate(PairSet((make_pair(chosen=cut, weight=0.5),)), TOKENS, make_recipe()).train
+    assert pair.prompt == TOKENS.prompt(TRAINED[0])
+    assert pair.chosen == TOKENS.answer("good")[:-1]
+    assert pair.rejected[-1] == TOKENS.end_id
+    assert pair.weight == 0.5
+
+
+def test_a_persons_own_text_is_tokenised_as_a_finished_answer() -> None:
+    edit = make_pair(chosen=Answer(text="better"), prompt_token_ids=None)
+    [pair] = curate(PairSet((edit,)), TOKENS, make_recipe()).train
+    assert pair.chosen == TOKENS.answer("better")
+    assert pair.prompt == TOKENS.prompt(TRAINED[0])
+
+
+def test_held_out_prompts_are_kept_apart() -> None:
+    found = PairSet((make_pair(TRAINED[0]), make_pair(KEPT_APART[0]), make_pair(TRAINED[1])))
+    curated = curate(found, TOKENS, make_recipe())
+    assert (len(curated.train), len(curated.held_out)) == (2, 1)
+    assert held_out_prompts(found.pairs) == [KEPT_APART[0]]
+
+
+def test_what_is_left_out_is_counted_by_reason() -> None:
+    stopped = make_answer("go", token_ids=TOKENS.answer("good"))
+    found = PairSet(
+        (
+            make_pair(),
+            make_pair(rejected=make_answer("good")),
+            make_pair(rejected=make_answer("long " * 60)),
+            make_pair(chosen=stopped),
+        ),
+        {"tie": 3},
+    )
+    curated = curate(found, TOKENS, make_recipe(max_pair_tokens=200))
+    assert curated.report() == {
+        "trained_on": 1,
+        "held_out": 0,
+        "left_out": {
+            "tie": 3,
+            "equal answers": 1,
+            "longer than 200 tokens": 1,
+            "answer tokens do not say the answer's text": 1,
+        },
+    }
+
+
+def test_a_prompt_the_engine_read_otherwise_stops_the_job() -> None:
+    wrong = make_pair(prompt_token_ids=(1, *TOKENS.prompt(TRAINED[0])))
+    with pytest.raises(TokenMismatch, match="1 of 2 pairs do not match the engine; event ev-1"):
+        curate(PairSet((make_pair(), wrong)), TOKENS, make_recipe())
+
+
+def test_a_tolerated_share_of_other_tokens_is_left_out_and_counted() -> None:
+    wrong = make_pair(prompt_token_ids=(1, *TOKENS.prompt(TRAINED[0])))
+    curated = curate(PairSet((make_pair(), wrong)), TOKENS, make_recipe(max_mismatched_share=0.5))
+    assert curated.skipped == {"prompt tokens differ from the engine's": 1}
+
+
+def test_too_few_pairs_are_refused_with_what_became_of_the_rest() -> None:
+    with pytest.raises(TooFewPairs, match=r"1 pairs are left to train on, the recipe needs 2 \(kept apart: 1"):
+        curate(PairSet((make_pair(), make_pair(KEPT_APART[0]))), TOKENS, make_recipe(min_pairs=2))

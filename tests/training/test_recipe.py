@@ -1,0 +1,56 @@
+"""Recipes: what ships is sound, and a wrong one is refused with field, value and bound."""
+
+from pathlib import Path
+
+import pytest
+
+from training.errors import RecipeRefused
+from training.recipe import AdapterRecipe, DpoRecipe, OptimizerRecipe, load_recipe, load_recipes, parse_recipe
+
+
+def test_every_recipe_that_ships_can_be_read() -> None:
+    assert {"dpo", "smoke"} <= load_recipes().keys()
+
+
+def test_every_field_says_what_it_means() -> None:
+    silent = [
+        name
+        for recipe in (DpoRecipe, AdapterRecipe, OptimizerRecipe)
+        for name, field in recipe.model_fields.items()
+        if not field.description and name not in ("algorithm", "adapter", "optimizer")
+    ]
+    assert not silent
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"beta": 7}, ["beta = 7", "less than or equal to 5"]),
+        ({"beta": 0}, ["beta = 0", "greater than 0"]),
+        ({"bata": 0.1}, ["bata = 0.1", "no field"]),
+        ({"epochs": 0}, ["epochs = 0", "greater than or equal to 1"]),
+        ({"epochs": "three"}, ["epochs = 'three'", "integer"]),
+        ({"adapter": {"rank": 12}}, ["adapter.rank = 12", "1, 8, 16, 32 or 64"]),
+        ({"optimizer": {"learning_rate": 1.0}}, ["optimizer.learning_rate = 1.0", "less than or equal to 0.01"]),
+        ({"optimizer": {"lr": 1.0}}, ["optimizer.lr = 1.0", "no field"]),
+        ({"algorithm": "dop"}, ["algorithm = 'dop'", "dpo"]),
+        ({"algorithm": None}, ["algorithm = None", "dpo"]),
+        ({"beta": 7, "epochs": 0}, ["beta = 7", "epochs = 0"]),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_field_value_and_bound(body: dict[str, object], says: list[str]) -> None:
+    with pytest.raises(RecipeRefused) as refused:
+        parse_recipe({"algorithm": "dpo", **body}, name="mine.toml")
+    for words in ["mine.toml", *says]:
+        assert words in str(refused.value)
+
+
+def test_a_file_that_is_no_toml_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("algorithm = dpo")
+    with pytest.raises(RecipeRefused, match=r"mine\.toml is no valid TOML"):
+        load_recipe(tmp_path / "mine.toml")
+
+
+def test_a_recipe_survives_the_way_through_json() -> None:
+    recipe = parse_recipe({"algorithm": "dpo", "beta": 0.3})
+    assert parse_recipe(recipe.model_dump(mode="json")) == recipe

@@ -1,0 +1,59 @@
+"""Chat messages as token ids, the end token, and the refusal of ids that are not the engine's."""
+
+from typing import Any
+
+import pytest
+
+from tests.training.tiny import make_tokenizer
+from training.errors import ModelRefused, TokenMismatch
+from training.tokens import ChatTokens
+
+MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "Say hello"}]
+
+
+@pytest.fixture(scope="module")
+def tokens() -> ChatTokens:
+    return ChatTokens(make_tokenizer())
+
+
+def test_a_prompt_ends_where_the_answer_begins(tokens: ChatTokens) -> None:
+    text = make_tokenizer().decode(tokens.prompt(MESSAGES))
+    assert text == "<|im_start|>user\nSay hello<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_written_answer_ends_with_the_end_token(tokens: ChatTokens) -> None:
+    assert tokens.end_id == make_tokenizer().convert_tokens_to_ids("<|im_end|>")
+    assert tokens.answer("hi") == (*make_tokenizer().encode("hi", add_special_tokens=False), tokens.end_id)
+
+
+def test_text_parts_count_as_the_text_they_make(tokens: ChatTokens) -> None:
+    parts = [{"type": "text", "text": "Say"}, {"type": "text", "text": "hello"}]
+    assert tokens.prompt([{"role": "user", "content": parts}]) == tokens.prompt(
+        [{"role": "user", "content": "Say\nhello"}]
+    )
+
+
+def test_the_engines_own_tokens_are_taken(tokens: ChatTokens) -> None:
+    tokens.check_prompt(MESSAGES, tokens.prompt(MESSAGES), where="event ev-1")
+
+
+@pytest.mark.parametrize("change", ["other token", "one less", "one more"])
+def test_other_tokens_are_refused_with_the_place_where_they_differ(tokens: ChatTokens, change: str) -> None:
+    ours = tokens.prompt(MESSAGES)
+    theirs = {"other token": (*ours[:5], 1, *ours[6:]), "one less": ours[:-1], "one more": (*ours, 9)}[change]
+    place = {"other token": 5, "one less": len(ours) - 1, "one more": len(ours)}[change]
+    with pytest.raises(TokenMismatch, match=f"event ev-1.*position {place} on"):
+        tokens.check_prompt(MESSAGES, theirs, where="event ev-1")
+
+
+def test_an_answer_is_faithful_when_its_tokens_say_its_text(tokens: ChatTokens) -> None:
+    assert tokens.is_faithful("hi there", tokens.answer("hi there"))
+    assert tokens.is_faithful("hi there", tokens.answer("hi there")[:-1])
+    assert not tokens.is_faithful("hi", tokens.answer("hi there"))
+
+
+def test_a_template_without_an_end_token_is_refused() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    with pytest.raises(ModelRefused, match="end token"):
+        ChatTokens(tokenizer)

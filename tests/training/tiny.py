@@ -1,0 +1,76 @@
+"""A tiny random Llama with a byte tokenizer and SmolLM2's chat template: trains in milliseconds, means nothing."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from training.convert import model_digest
+from training.curate import TokenPair
+from training.recipe import DpoRecipe, parse_recipe
+from training.tokens import ChatTokens
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_model(folder: Path, *, seed: int = 0) -> Path:
+    """Write the model with its tokenizer and digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(str(folder))
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=256,
+        eos_token_id=257,
+        pad_token_id=257,
+        initializer_range=0.1,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(str(folder))
+    (folder / "digest.txt").write_text(model_digest(folder) + "\n")
+    return folder
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, and the two tokens that open and close a message."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>"
+    )
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def make_recipe(**overrides: object) -> DpoRecipe:
+    """A recipe that fits the tiny model."""
+    adapter = {"rank": 8, "alpha": 16}
+    body = {"algorithm": "dpo", "epochs": 2, "batch_pairs": 2, "pass_tokens": 200, "min_pairs": 1, "adapter": adapter}
+    return parse_recipe({**body, **overrides})
+
+
+def make_pairs(tokens: ChatTokens, n: int = 6) -> list[TokenPair]:
+    """n pairs of different lengths: short answers are chosen over long ones."""
+    return [
+        TokenPair(
+            event_id=f"ev-{i}",
+            prompt=tokens.prompt([{"role": "user", "content": "Say " + "a" * (i % 3)}]),
+            chosen=tokens.answer("yes" + "." * (i % 2)),
+            rejected=tokens.answer("no, not at all" + "!" * i),
+            weight=1.0 + i % 2,
+        )
+        for i in range(n)
+    ]

@@ -1,0 +1,91 @@
+"""Checkpoints of a training run: adapter, optimizer and position, whole or not at all, never pickled.
+
+A checkpoint is a folder that appears by a rename; its `position.json`, written last, names the digest of the tensors.
+No random state is kept: a run draws each step's randomness from its seed and the step's number.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from training.convert import file_digest
+from training.files import fsync_folder, read_json, write_json
+
+_TENSORS = "state.safetensors"
+_POSITION = "position.json"
+_KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`step` is the number of optimizer steps done; the tensors are what they left."""
+
+    step: int
+    adapter: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+
+class Checkpoints:
+    """The checkpoints of one run in one folder. `run` names what is run (recipe, pairs); another run's are ignored."""
+
+    def __init__(self, folder: Path, run: str) -> None:
+        self._folder = folder
+        self._run = run
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Keep this one and the one before it."""
+        final = self._folder / f"step-{checkpoint.step:06d}"
+        if final.exists():
+            return
+        aside = self._folder / f".{final.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        tensors = {f"adapter/{k}": v for k, v in checkpoint.adapter.items()}
+        tensors |= {f"optimizer/{k}": v for k, v in checkpoint.optimizer.items()}
+        save_file(tensors, aside / _TENSORS)
+        digest = file_digest(aside / _TENSORS)
+        fsync_folder(aside)
+        write_json(aside / _POSITION, {"step": checkpoint.step, "digest": digest, "run": self._run})
+        aside.rename(final)
+        fsync_folder(self._folder, files=False)
+        for old in sorted(self._folder.glob("step-*"))[:-_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest whole checkpoint of this run; damaged and foreign ones are passed over."""
+        for folder in sorted(self._folder.glob("step-*"), reverse=True):
+            position = read_json(folder / _POSITION)
+            if position is None or position["run"] != self._run or not (folder / _TENSORS).exists():
+                continue
+            if file_digest(folder / _TENSORS) == position["digest"]:
+                tensors = load_file(folder / _TENSORS)
+                return Checkpoint(position["step"], _below("adapter/", tensors), _below("optimizer/", tensors))
+        return None
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the optimizer's tensors as `moment/parameter`."""
+    return {
+        f"{moment}/{name}": value.detach().cpu().clone()
+        for name, parameter in parameters.items()
+        for moment, value in optimizer.state[parameter].items()
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> None:
+    for key, value in state.items():
+        moment, _, name = key.partition("/")
+        parameter = parameters[name]
+        device = value.device if moment == "step" else parameter.device
+        optimizer.state[parameter][moment] = value.to(device).clone()
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -1,0 +1,117 @@
+"""`burnish model` and `burnish jobs`: make the base model; list, start and watch training jobs through the gateway."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from training.errors import TrainingError
+from training.gateway import Gateway
+from training.settings import load_settings
+
+model = typer.Typer(help="The base model: convert it, show its digest.", no_args_is_help=True)
+jobs = typer.Typer(help="Training jobs: list, start and watch them.", no_args_is_help=True)
+
+JobArgument = Annotated[str | None, typer.Argument(help="The job's id; the newest job when left out.")]
+
+
+@model.command()
+def convert(
+    destination: Annotated[
+        Path | None, typer.Argument(help="Folder to make; the configured one when left out.")
+    ] = None,
+) -> None:
+    """Make the default base model's folder, or give an existing one its digest."""
+    from training.convert import main
+
+    with _told():
+        raise typer.Exit(main([str(destination or load_settings().model_path)]))
+
+
+@model.command()
+def digest() -> None:
+    """Compute the digest of the configured base model from its files."""
+    from training.convert import model_digest
+
+    with _told():
+        typer.echo(model_digest(load_settings().model_path))
+
+
+@jobs.command("list")
+def list_jobs() -> None:
+    """Every recent job, newest first."""
+    with _told():
+        for job in _gateway().get("/operator/jobs")["jobs"]:
+            typer.echo(_line(job))
+
+
+@jobs.command()
+def start(
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why now; it stays with the job.")],
+    recipe: Annotated[str | None, typer.Option(help="The recipe; the configured one when left out.")] = None,
+) -> None:
+    """Train now on every vote that stands, whatever the schedule says."""
+    body = {"reason": reason} | ({"recipe": recipe} if recipe else {})
+    with _told():
+        typer.echo(_line(_gateway().post("/operator/jobs", body)))
+
+
+@jobs.command()
+def watch(job_id: JobArgument = None, every_s: Annotated[float, typer.Option(min=0.2)] = 2.0) -> None:
+    """Follow a job until it ends; exits with 1 when it failed."""
+    with _told():
+        gateway = _gateway()
+        job_id = job_id or _newest(gateway)
+        shown = ""
+        while True:
+            job = gateway.get(f"/operator/jobs/{job_id}")
+            line = _line(job) + _last_point(job)
+            if line != shown:
+                typer.echo(line)
+                shown = line
+            if job["state"] in ("done", "failed"):
+                break
+            time.sleep(every_s)
+        for check in (job["report"].get("gate") or {}).get("checks", ()):
+            typer.echo(f"  {check['verdict']:<12} {check['title']}: {check['words']}")
+        if job["error"]:
+            typer.echo(job["error"], err=True)
+        raise typer.Exit(int(job["state"] == "failed"))
+
+
+def _newest(gateway: Gateway) -> str:
+    found = gateway.get("/operator/jobs")["jobs"]
+    if not found:
+        typer.echo("burnish: there is no job yet; start one with: burnish jobs start --reason …", err=True)
+        raise typer.Exit(1)
+    return str(found[0]["id"])
+
+
+def _line(job: Mapping[str, Any]) -> str:
+    version = job["version"] or ""
+    return f"{job['id']}  {job['state']:<8} {job['progress']:4.0%}  {job['stage']:<32} {job['recipe']:<8} {version}"
+
+
+def _last_point(job: Mapping[str, Any]) -> str:
+    if not job["curve"]:
+        return ""
+    point = job["curve"][-1]
+    return f"  step {point['step']}: loss {point['loss']:.3f}, margin {point['margin']:+.2f}"
+
+
+def _gateway() -> Gateway:
+    settings = load_settings()
+    return Gateway(settings.gateway_url, settings.operator_key(), settings.line.name, tries=2, pause_s=1)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Ends the command with the reason instead of a traceback."""
+    try:
+        yield
+    except TrainingError as error:
+        typer.echo(f"burnish: {error}", err=True)
+        raise typer.Exit(1) from error

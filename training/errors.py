@@ -1,0 +1,61 @@
+"""Everything training can stop for, as one tree. Each message quotes the value and says what to do."""
+
+from typing import ClassVar
+
+
+class TrainingError(Exception):
+    """The root. `retry` says whether another attempt at the same job could end differently."""
+
+    retry: ClassVar[bool] = False
+
+
+class SettingsRefused(TrainingError):
+    """The settings name something that does not exist or cannot work."""
+
+
+class RecipeRefused(TrainingError):
+    """A recipe has an unknown field, a missing one, or a value out of its bounds."""
+
+
+class ModelRefused(TrainingError):
+    """The base model is missing, damaged, or of a shape that training or the engine cannot use."""
+
+
+class TokenMismatch(TrainingError):
+    """The tokens training makes of a prompt are not those the engine answered."""
+
+
+class TooFewPairs(TrainingError):
+    """Too few pairs are left to train on once the held-out and unusable ones are taken away."""
+
+
+class WrongFirstLoss(TrainingError):
+    """The first loss is not ln 2: policy and reference do not start out equal."""
+
+
+class Diverged(TrainingError):
+    """The loss or the gradient is no number any more."""
+
+
+class AdapterDamaged(TrainingError):
+    """A published adapter's files are not those its version was named after."""
+
+
+class GatewayError(TrainingError):
+    """The root of what can go wrong with the gateway."""
+
+
+class GatewayUnavailable(GatewayError):
+    """The gateway, or the engine behind it, did not answer in time."""
+
+    retry: ClassVar[bool] = True
+
+
+class GatewayRefused(GatewayError):
+    """The gateway answered, and said no."""
+
+
+class Stopped(TrainingError):
+    """The worker was asked to stop; the job goes on from its checkpoint elsewhere or later."""
+
+    retry: ClassVar[bool] = True

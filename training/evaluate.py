@@ -1,0 +1,158 @@
+"""Measures a draft: samples of it, of the live policy and of the base through the gateway, scored under the base.
+
+Samples are kept, since a version never changes: a resumed job asks only for what is missing, and what a version said
+to the built-in prompts serves the next job too.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from feedback.ids import Version
+from feedback.turns import Message
+from training.batches import Item, make_pass, pack
+from training.curate import TokenPair
+from training.gate import Measures, Votes
+from training.gateway import Ask, Gateway, Sample, SamplingSettings
+from training.model import SharedBase
+from training.tokens import ChatTokens
+
+Prompt = tuple[Message, ...]
+_PASS_TOKENS = 512
+_GRAM = 4
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The base that scores, its tokens, and how often scoring looks up to see whether to stop."""
+
+    model: SharedBase
+    tokens: ChatTokens
+    stopping: Callable[[], None]
+
+
+class SampleStore:
+    """Answers of pinned versions, one JSON line each, in a file per version and sampling settings."""
+
+    def __init__(self, folder: Path, settings: SamplingSettings) -> None:
+        self._folder = folder
+        self._name = f"t{settings.temperature:g}-m{settings.max_tokens}"
+        self._settings = settings
+
+    def collect(
+        self, gateway: Gateway, version: Version, prompts: Sequence[Prompt], on_answer: Callable[[], None]
+    ) -> list[Sample]:
+        """One answer per prompt, those that are kept and those that had to be asked for; `on_answer` after each."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{version}-{self._name}.jsonl"
+        kept = _read(path)
+        by_key = {_key(prompt): prompt for prompt in prompts}
+        missing = [key for key in by_key if key not in kept]
+        asks = [Ask(version, by_key[key], seed=_seed(key)) for key in missing]
+        with path.open("a", encoding="utf-8") as sink:
+
+            def keep(place: int, sample: Sample) -> None:
+                kept[missing[place]] = sample
+                sink.write("\n" + json.dumps({"prompt": missing[place], **asdict(sample)}))
+                sink.flush()
+                on_answer()
+
+            gateway.sample(asks, self._settings, keep)
+        return [kept[_key(prompt)] for prompt in prompts]
+
+
+def measure(judge: Judge, policy: str | None, prompts: Sequence[Prompt], samples: Sequence[Sample]) -> Measures:
+    """Score one policy's answers. `policy` is its adapter in the judge's model, for KL; None where it is the base."""
+    items = [
+        Item(judge.tokens.prompt(prompt), (sample.token_ids or (judge.tokens.end_id,),))
+        for prompt, sample in zip(prompts, samples, strict=True)
+    ]
+    nats = [0.0] * len(items)
+    kl = [0.0] * len(items)
+    for group in pack([item.n_tokens for item in items], _PASS_TOKENS, len(items)):
+        judge.stopping()
+        batch = make_pass([items[i] for i in group])
+        with torch.no_grad():
+            with judge.model.policy(None):
+                base_SV = torch.log_softmax(judge.model.logits(batch), dim=-1)
+            nats_S = -base_SV.gather(1, batch.targets_S.to(base_SV.device)[:, None])[:, 0].cpu()
+            kl_S = torch.zeros_like(nats_S)
+            if policy is not None:
+                with judge.model.policy(policy):
+                    own_SV = torch.log_softmax(judge.model.logits(batch), dim=-1)
+                kl_S = (own_SV.exp() * (own_SV - base_SV)).sum(dim=-1).cpu()
+        for i, item_nats, item_kl in zip(
+            group, batch.sum_answers(nats_S).tolist(), batch.sum_answers(kl_S).tolist(), strict=True
+        ):
+            nats[i], kl[i] = item_nats, item_kl
+    return Measures(
+        tokens=[float(len(item.answers[0])) for item in items],
+        nats=nats,
+        kl_nats=kl,
+        repeats=[repeated_share(item.answers[0]) for item in items],
+        empty=[float(not sample.text.strip()) for sample in samples],
+        cut=[float(sample.finish_reason == "length") for sample in samples],
+    )
+
+
+def compare_on_votes(judge: Judge, draft: str, live: str | None, held_out: Sequence[TokenPair]) -> Votes:
+    """On how many held-out pairs the draft puts the chosen answer further above the rejected one than live does."""
+    wins = 0
+    for group in pack([pair.item.n_tokens for pair in held_out], _PASS_TOKENS, max(1, len(held_out))):
+        judge.stopping()
+        batch = make_pass([held_out[i].item for i in group])
+        margins = []
+        for policy in (draft, live):
+            with torch.no_grad(), judge.model.policy(policy):
+                sums_N = batch.sum_answers(judge.model.logprobs(batch).cpu())
+            margins.append(sums_N[0::2] - sums_N[1::2])
+        wins += int((margins[0] > margins[1]).sum())
+    return Votes(len(held_out), wins)
+
+
+def repeated_share(token_ids: Sequence[int]) -> float:
+    """Share of an answer's 4-grams that stood in it before: 0 for ordinary text, near 1 for a loop."""
+    grams = list(zip(*(token_ids[i:] for i in range(_GRAM)), strict=False))
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def summarise(measures: Measures) -> dict[str, Any]:
+    """The means of one policy's measures, for the job's report."""
+    n, tokens = len(measures.tokens), max(1.0, sum(measures.tokens))
+    return {
+        "answers": n,
+        "tokens": sum(measures.tokens) / n,
+        "loss_per_token": sum(measures.nats) / tokens,
+        "kl_per_token": sum(measures.kl_nats) / tokens,
+        "repeated": sum(measures.repeats) / n,
+        "empty": sum(measures.empty) / n,
+        "cut_off": sum(measures.cut) / n,
+    }
+
+
+def _key(prompt: Prompt) -> str:
+    """Names a prompt without repeating what a person wrote."""
+    return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()
+
+
+def _seed(key: str) -> int:
+    """A seed of the prompt's own, the same for every version and in every job."""
+    return int(key[:8], 16)
+
+
+def _read(path: Path) -> dict[str, Sample]:
+    """Kept samples by prompt. A last line that a kill cut short is passed over."""
+    kept: dict[str, Sample] = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            kept[row["prompt"]] = Sample(row["text"], tuple(row["token_ids"]), row["finish_reason"])
+    return kept

@@ -1,0 +1,45 @@
+"""Files that are there whole or not at all: written aside, flushed to disk, then renamed."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically and durably."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("w", encoding="utf-8") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
+    aside.replace(path)
+    fsync_folder(path.parent, files=False)
+
+
+def write_json(path: Path, body: Any) -> None:
+    write_text(path, json.dumps(body, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any | None:
+    """The file's JSON, or None when there is no such file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def fsync_folder(folder: Path, *, files: bool = True) -> None:
+    """Flush a folder's entries, and the files in it, to disk."""
+    for path in folder.iterdir() if files else ():
+        if path.is_file():
+            _fsync(path)
+    _fsync(folder)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

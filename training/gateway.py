@@ -1,0 +1,172 @@
+"""The adapter for the gateway's HTTP API: sampling from pinned versions, waiting for a version, operator calls.
+
+The only file here that speaks HTTP. Every failure is a GatewayError.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from feedback.ids import LineName, Version
+from feedback.policies import public_id
+from feedback.turns import Message
+from training.errors import GatewayRefused, GatewayUnavailable, TrainingError
+
+log = logging.getLogger("training.gateway")
+
+_TRIES = 40
+_PAUSE_S = 3.0
+_BUSY = {429, 502, 503, 504}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One prompt to be answered by a pinned version."""
+
+    version: Version
+    messages: Sequence[Message]
+    seed: int
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    temperature: float
+    max_tokens: int
+    concurrency: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An answer as the engine sampled it."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str | None
+
+
+class Gateway:
+    """Calls with one key. While the gateway or its engine is away, calls wait for it (two minutes by default)."""
+
+    def __init__(self, url: str, key: str, line: LineName, *, tries: int = _TRIES, pause_s: float = _PAUSE_S) -> None:
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {key}"}
+        self._line = line
+        self._tries = tries
+        self._pause_s = pause_s
+
+    def sample(self, asks: Sequence[Ask], settings: SamplingSettings, on_answer: Callable[[int, Sample], None]) -> None:
+        """Ask everything, `concurrency` at a time; `on_answer` gets each ask's place and answer as they come.
+
+        What `on_answer` raises ends the sampling.
+        """
+        asyncio.run(self._sample(asks, settings, on_answer))
+
+    def wait_until_loaded(self, version: Version, *, within_s: float, stopping: Callable[[], None]) -> None:
+        """Return once the engine has the version. GatewayRefused with the reason when it was refused."""
+        deadline = time.monotonic() + within_s
+        while True:
+            stopping()
+            load = self.get(f"/operator/policies/{version}").get("load") or {}
+            state = load.get("state")
+            if state == "loaded":
+                return
+            if state == "refused":
+                raise GatewayRefused(f"the gateway refused {version}: {load.get('error')}")
+            if time.monotonic() > deadline:
+                raise GatewayUnavailable(
+                    f"{version} was not loaded within {within_s:g} s (its state: {state or 'unseen'})"
+                )
+            time.sleep(0.5)
+
+    def promote(self, version: Version, reason: str) -> dict[str, Any]:
+        """Make a candidate live; the gateway checks it on the engine first."""
+        return self.post(f"/operator/policies/{version}/promote", {"reason": reason})
+
+    def get(self, path: str) -> dict[str, Any]:
+        return asyncio.run(self._alone("GET", path, None))
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return asyncio.run(self._alone("POST", path, body))
+
+    # Inside ------------------------------------------------------------------------------------------------------
+    async def _alone(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        async with self._session() as session:
+            return await self._call(session, method, path, body)
+
+    async def _sample(
+        self, asks: Sequence[Ask], settings: SamplingSettings, on_answer: Callable[[int, Sample], None]
+    ) -> None:
+        waiting = list(enumerate(asks))[::-1]
+
+        async def work() -> None:
+            while waiting:
+                place, ask = waiting.pop()
+                on_answer(place, await self._answer(session, ask, settings))
+
+        async with self._session() as session:
+            try:
+                async with asyncio.TaskGroup() as workers:
+                    for _ in range(min(settings.concurrency, len(asks))):
+                        workers.create_task(work())
+            except* TrainingError as failed:  # the first reason is the one to tell; the others follow from it
+                raise _first(failed) from None
+
+    async def _answer(self, session: aiohttp.ClientSession, ask: Ask, settings: SamplingSettings) -> Sample:
+        body = {
+            "model": public_id(self._line, ask.version),
+            "messages": list(ask.messages),
+            "temperature": settings.temperature,
+            "max_tokens": settings.max_tokens,
+            "seed": ask.seed,
+            "store": False,
+            "return_token_ids": True,
+        }
+        answer = await self._call(session, "POST", "/v1/chat/completions", body)
+        if answer["model"] != body["model"]:
+            raise GatewayRefused(f"asked {body['model']}, {answer['model']} answered: nothing can be learned of it")
+        choice = answer["choices"][0]
+        return Sample(choice["message"]["content"] or "", tuple(choice["token_ids"]), choice["finish_reason"])
+
+    async def _call(
+        self, session: aiohttp.ClientSession, method: str, path: str, body: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """The JSON of one call; waits and tries again while the gateway is away or busy."""
+        trouble = ""
+        for attempt in range(self._tries):
+            if attempt:
+                log.info("waiting for the gateway: %s", trouble)
+                await asyncio.sleep(self._pause_s)
+            try:
+                async with session.request(method, self._url + path, json=body) as response:
+                    if response.status < 400:
+                        found: dict[str, Any] = await response.json()
+                        return found
+                    trouble = f"{response.status}: {_message(await response.text())}"
+                    if response.status not in _BUSY:
+                        raise GatewayRefused(f"{method} {path} was refused with {trouble}")
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                trouble = f"{type(error).__name__}: {error}"
+        raise GatewayUnavailable(f"{method} {self._url}{path} failed {self._tries} times, at last with {trouble}")
+
+    def _session(self) -> aiohttp.ClientSession:
+        timeout = aiohttp.ClientTimeout(total=600, connect=10)
+        return aiohttp.ClientSession(headers=self._headers, timeout=timeout)
+
+
+def _first(failed: BaseExceptionGroup[TrainingError]) -> TrainingError:
+    first = failed.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _message(body: str) -> str:
+    """The message of an OpenAI-shaped error, else the start of the body."""
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200]

@@ -1,0 +1,87 @@
+"""Messages and answers as the engine's token ids: the chat template applied as vLLM applies it, and checks that it was.
+
+Works on any tokenizer of transformers; loads none itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from feedback.turns import Message
+from training.errors import ModelRefused, TokenMismatch
+
+TokenIds = tuple[int, ...]
+
+_PROBE = "Burnish"
+
+
+class Tokenizer(Protocol):
+    """What is used of a tokenizer of transformers."""
+
+    def apply_chat_template(self, conversation: list[Message], **options: Any) -> Any: ...
+    def encode(self, text: Any, **options: Any) -> Any: ...
+    def decode(self, token_ids: Any, **options: Any) -> Any: ...
+
+
+class ChatTokens:
+    """Turns chats into token ids. `end_id` closes an answer that ended by itself."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.end_id = self._find_end_id()
+
+    def prompt(self, messages: Sequence[Mapping[str, Any]]) -> TokenIds:
+        """The ids the engine reads before it answers `messages`."""
+        text = self._tokenizer.apply_chat_template(
+            [_flat(message) for message in messages], add_generation_prompt=True, tokenize=False
+        )
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def answer(self, text: str) -> TokenIds:
+        """The ids of a whole answer that a person wrote, the end token included."""
+        return (*self._tokenizer.encode(text, add_special_tokens=False), self.end_id)
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """The text of an answer's ids, without special tokens."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def check_prompt(self, messages: Sequence[Mapping[str, Any]], engine_ids: Sequence[int], *, where: str) -> None:
+        """TokenMismatch when the engine read other ids for `messages` than training would learn from."""
+        ours = self.prompt(messages)
+        if ours == tuple(engine_ids):
+            return
+        shared = zip(ours, engine_ids, strict=False)
+        place = next((i for i, (a, b) in enumerate(shared) if a != b), min(len(ours), len(engine_ids)))
+        raise TokenMismatch(
+            f"{where}: the engine read {len(engine_ids)} prompt tokens, training makes {len(ours)} of the same "
+            f"messages, and they differ from position {place} on ({list(engine_ids[place : place + 4])} against "
+            f"{list(ours[place : place + 4])}). Serve and train with the same tokenizer and chat template"
+        )
+
+    def is_faithful(self, text: str, engine_ids: Sequence[int]) -> bool:
+        """Whether `engine_ids` say `text`: an answer cut by a stop string holds more tokens than were shown."""
+        return self.text(engine_ids).strip() == text.strip()
+
+    def _find_end_id(self) -> int:
+        """The token the chat template writes after an answer."""
+        opened = self.prompt([{"role": "user", "content": _PROBE}])
+        closed = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}], tokenize=False
+        )
+        answered = tuple(self._tokenizer.encode(closed, add_special_tokens=False))
+        body = tuple(self._tokenizer.encode(_PROBE, add_special_tokens=False))
+        start = len(opened) + len(body)
+        if answered[: len(opened)] != opened or answered[len(opened) : start] != body or len(answered) <= start:
+            raise ModelRefused(
+                "the chat template does not put an answer between its generation prompt and an end token; "
+                "use a model whose template does"
+            )
+        return answered[start]
+
+
+def _flat(message: Mapping[str, Any]) -> Message:
+    """A message with its content as one string, its text parts joined as vLLM joins them."""
+    content = message.get("content")
+    if isinstance(content, list):
+        parts = (part.get("text", "") for part in content if isinstance(part, Mapping))
+        return {**message, "content": "\n".join(parts)}
+    return dict(message)

@@ -1,0 +1,280 @@
+"""A desk → the HTML of the chat page's parts. Pure: text is escaped here, ids and versions never leave the desk."""
+
+from collections.abc import Mapping, Sequence
+
+from ui.conversations import Message, Step, Summary
+from ui.desk import Comparing, Desk, Notice, Panel, Writing
+from ui.gateway import Progress
+from ui.icons import IconName, icon
+from ui.markup import answer_html, attr, plain_html
+from ui.voting import DOWN_REASONS, UP_REASONS
+
+EMPTY = (
+    '<div class="welcome"><h1>What would you like to know?</h1><p>Ask anything. When an answer could be better, press '
+    "<em>Regenerate</em> and say which of the two you prefer: the model learns from it.</p></div>"
+)
+
+
+def talk_html(desk: Desk) -> str:
+    """The settled part of the conversation."""
+    steps = desk.path.steps
+    writing = desk.writing
+    if writing is not None and writing.compare_with is None:
+        steps = tuple(_keep_known(steps, writing.asked))
+    elif desk.unsent and writing is None:
+        steps = tuple(_keep_known(steps, desk.unsent))
+    if not steps:
+        return EMPTY
+    busy = writing is not None
+    items = [_step_html(desk, step, at, last=at == len(steps) - 1, busy=busy) for at, step in enumerate(steps)]
+    return f'<div class="talk" role="log" aria-label="Conversation">{"".join(items)}</div>'
+
+
+def live_html(desk: Desk) -> str:
+    """What is happening now: an answer being written, two answers to choose from, or a message not answered."""
+    if desk.writing is not None:
+        return _writing_html(desk.writing)
+    if desk.unsent:
+        return (
+            '<div class="unsent"><p>This message has not been answered.</p>'
+            '<button class="button" type="button" data-slow="resend">Try again</button></div>'
+        )
+    return _comparing_html(desk.comparing) if desk.comparing is not None else ""
+
+
+def notice_html(notice: Notice | None) -> str:
+    """The sentence under the conversation. The empty live region stays, so that screen readers hear changes."""
+    if notice is None:
+        return '<div class="notice-place" role="status"></div>'
+    mark = "" if notice.bad else icon("check")
+    take_back = ""
+    if notice.said is not None:
+        take_back = '<button class="link" type="button" data-act="take_back">Take it back</button>'
+    close = f'<button class="tool" type="button" data-act="close_notice" aria-label="Close">{icon("close")}</button>'
+    role, tone = ("alert", "bad") if notice.bad else ("status", "good")
+    body = f"{mark}<p>{plain_html(notice.text)}</p>{take_back}{close}"
+    return f'<div class="notice-place" role="{role}"><div class="notice {tone}">{body}</div></div>'
+
+
+def side_html(summaries: Sequence[Summary], current: str) -> str:
+    """The list of conversations."""
+    rows = "".join(_row_html(summary, summary.session == current) for summary in summaries)
+    listed = f"<ul>{rows}</ul>" if rows else '<p class="faint">Your conversations are listed here.</p>'
+    return (
+        f'<button class="button wide" type="button" data-act="new">{icon("plus")} New conversation</button>'
+        f'<nav aria-label="Conversations">{listed}</nav>'
+    )
+
+
+def progress_html(progress: Progress) -> str:
+    """How many votes are missing until the next training."""
+    if progress.training:
+        return '<div class="progress"><p><span class="pulse"></span>A new version is being trained.</p></div>'
+    done, needed = min(progress.new_pairs, progress.needed), max(progress.needed, 1)
+    told = f"{done} of {needed} votes until the next training" if done < needed else "Enough votes for a training"
+    return (
+        f'<div class="progress"><p id="votes-told">{told}</p><div class="meter" role="progressbar" aria-labelledby="votes-told" '
+        f'aria-valuemin="0" aria-valuemax="{needed}" aria-valuenow="{done}"><span style="width:{100 * done / needed:.0f}%">'
+        "</span></div></div>"
+    )
+
+
+def brand_html() -> str:
+    return '<a class="brand" href="/">Burnish</a>'
+
+
+def bar_html() -> str:
+    """The bar over the conversation on a narrow screen."""
+    return (
+        f'<button class="tool" type="button" data-drawer aria-controls="side" aria-expanded="false" '
+        f'aria-label="Conversations">{icon("menu")}</button><a class="brand" href="/">Burnish</a>'
+    )
+
+
+def foot_html() -> str:
+    return f'<a href="/status">Status</a>{theme_toggle_html()}'
+
+
+def theme_toggle_html() -> str:
+    return (
+        '<button class="tool theme-toggle" type="button" data-theme-toggle aria-label="Switch to dark">'
+        f"{icon('sun')}{icon('moon')}</button>"
+    )
+
+
+def _keep_known(steps: Sequence[Step], asked: Sequence[Message]) -> list[Step]:
+    """The asked messages, with the turns of those that are on the path already."""
+    known = {at: step for at, step in enumerate(steps)}
+    return [
+        known[at] if at in known and known[at].message == message else Step(message) for at, message in enumerate(asked)
+    ]
+
+
+def _row_html(summary: Summary, is_current: bool) -> str:
+    title = attr(summary.title or "Untitled")
+    current = ' aria-current="page"' if is_current else ""
+    return (
+        f'<li><button class="row" type="button" data-act="open" data-session="{attr(summary.session)}"{current}>{title}'
+        f'</button><button class="tool" type="button" data-act="hide" data-session="{attr(summary.session)}" '
+        f'aria-label="Remove “{title}” from the list" title="Remove from the list">{icon("close")}</button></li>'
+    )
+
+
+def _step_html(desk: Desk, step: Step, at: int, *, last: bool, busy: bool) -> str:
+    panel = desk.panel if desk.panel is not None and desk.panel.at == at else None
+    if step.message.role == "user":
+        return _user_html(step, at, panel)
+    body = f'<div class="prose">{answer_html(step.message.text)}</div>'
+    if step.suggested is not None and step.turn is not None:
+        body += (
+            '<details class="original"><summary>Corrected by you</summary>'
+            f'<div class="prose">{answer_html(step.turn.answer)}</div></details>'
+        )
+    elif step.turn is not None and step.turn.finish_reason in ("stopped", "length"):
+        why = "Stopped by you." if step.turn.finish_reason == "stopped" else "Cut off at the length limit."
+        body += f'<p class="faint">{why}</p>'
+    tools = _answer_tools(desk, step, at, last=last, busy=busy)
+    form = _panel_html(desk, step, panel) if panel is not None else ""
+    return f'<article class="message answer" aria-label="Answer">{body}{tools}{form}</article>'
+
+
+def _user_html(step: Step, at: int, panel: Panel | None) -> str:
+    if panel is not None:
+        return f'<article class="message asked editing" aria-label="You">{_message_form(step, at)}</article>'
+    tools = _tool("pen", "Edit this message", act="edit_message", at=at) + _copy_tool(step.message.text)
+    return (
+        f'<article class="message asked" aria-label="You"><div class="bubble">{plain_html(step.message.text)}</div>'
+        f'<div class="tools">{tools}</div></article>'
+    )
+
+
+def _answer_tools(desk: Desk, step: Step, at: int, *, last: bool, busy: bool) -> str:
+    tools = _copy_tool(step.message.text)
+    if step.turn is not None:
+        rating = desk.standing.rating(step.turn.id)
+        value = rating.value if rating else None
+        tools = (
+            _tool("up", "Good answer", act="up", at=at, pressed=value == "up")
+            + _tool("down", "Bad answer", act="down", at=at, pressed=value == "down")
+            + tools
+            + _tool("correct", "Say what it should have said", act="correct", at=at)
+        )
+    if last and step.turn is not None and not busy and desk.comparing is None:
+        tools += _tool("undo", "Undo the last message", act="undo", at=at)
+        tools += f'<button class="tool named" type="button" data-slow="regenerate">{icon("again")} Regenerate</button>'
+    return f'<div class="tools">{tools}</div>'
+
+
+def _tool(name: IconName, label: str, *, act: str, at: int, pressed: bool | None = None) -> str:
+    state = "" if pressed is None else f' aria-pressed="{str(pressed).lower()}"'
+    return (
+        f'<button class="tool" type="button" data-act="{act}" data-at="{at}" aria-label="{label}" title="{label}"{state}>'
+        f"{icon(name)}</button>"
+    )
+
+
+def _copy_tool(text: str) -> str:
+    return (
+        f'<button class="tool" type="button" data-copy="{attr(text)}" aria-label="Copy" title="Copy">'
+        f"{icon('copy')}</button>"
+    )
+
+
+def _panel_html(desk: Desk, step: Step, panel: Panel) -> str:
+    if panel.kind == "correct":
+        return _form(
+            "correct_with",
+            panel.at,
+            f'<label for="correction">What it should have said</label>'
+            f'<textarea id="correction" name="text" rows="6" data-focus="correct-{panel.at}">'
+            f"{attr(step.message.text)}</textarea>",
+            "Send",
+        )
+    rating = desk.standing.rating(step.turn.id) if step.turn else None
+    given = rating.reasons if rating else ()
+    comment = rating.comment or "" if rating else ""
+    reasons = UP_REASONS if panel.kind == "up" else DOWN_REASONS
+    asked = "What is good about it?" if panel.kind == "up" else "What is wrong with it?"
+    return _form(
+        "explain",
+        panel.at,
+        f"<fieldset><legend>{asked}</legend>{_chips(reasons, given)}</fieldset>"
+        '<label for="comment">In your own words (optional)</label>'
+        f'<textarea id="comment" name="text" rows="2" maxlength="4000">{attr(comment)}</textarea>',
+        "Send",
+    )
+
+
+def _message_form(step: Step, at: int) -> str:
+    return _form(
+        "change_message",
+        at,
+        f'<label for="message">Edit your message</label><textarea id="message" name="text" rows="3" '
+        f'data-focus="message-{at}">{attr(step.message.text)}</textarea>',
+        "Send again",
+        slow=True,
+    )
+
+
+def _form(act: str, at: int, fields: str, send: str, *, slow: bool = False) -> str:
+    kind = "slow" if slow else "act"
+    return (
+        f'<form class="panel" data-{kind}="{act}" data-at="{at}">{fields}<div class="buttons">'
+        f'<button class="button strong" type="submit">{send}</button>'
+        '<button class="button" type="button" data-act="close_panel">Cancel</button></div></form>'
+    )
+
+
+def _chips(reasons: Mapping[str, str], given: Sequence[str]) -> str:
+    return "".join(
+        f'<label class="chip"><input type="checkbox" name="reason" value="{key}"{" checked" if key in given else ""}>'
+        f"<span>{label}</span></label>"
+        for key, label in reasons.items()
+    )
+
+
+def _writing_html(writing: Writing) -> str:
+    if writing.compare_with is not None:
+        words = len(writing.text.split())
+        so_far = f"{words} word{'' if words == 1 else 's'} so far" if words else "just a moment"
+        return (
+            '<div class="waiting" aria-busy="true"><span class="pulse"></span><p>Writing another answer '
+            f'<span class="faint">({so_far}). Both are shown together when it is done.</span></p></div>'
+        )
+    if not writing.text:
+        return '<div class="message answer" aria-busy="true"><span class="pulse"></span></div>'
+    return (
+        '<div class="message answer writing" aria-busy="true" aria-label="Answer being written">'
+        f'<div class="prose">{answer_html(writing.text)}</div></div>'
+    )
+
+
+def _comparing_html(comparing: Comparing) -> str:
+    left, right = comparing.showing.left.answer, comparing.showing.right.answer
+    choices = (("left", "Left is better", "Upper is better"), ("right", "Right is better", "Lower is better"),
+               ("tie", "About the same", ""), ("both_bad", "Both bad", ""))  # fmt: skip
+    buttons = "".join(
+        f'<button class="button choice" type="button" data-act="vote" data-choice="{choice}" data-key="{key}">'
+        f'<kbd aria-hidden="true">{key}</kbd>{_wide_or_narrow(wide, narrow)}</button>'
+        for key, (choice, wide, narrow) in enumerate(choices, start=1)
+    )
+    return (
+        '<section class="compare" aria-labelledby="compare-title">'
+        '<h2 id="compare-title" tabindex="-1" data-focus="compare">Which answer is better?</h2>'
+        f'<div class="sides">{_side_html("left", "Left", "Upper", left)}{_side_html("right", "Right", "Lower", right)}</div>'
+        f'<div class="choices" role="group" aria-label="Your choice">{buttons}</div>'
+        '<p class="faint">Keys 1 to 4 work too. <button class="link" type="button" data-act="skip">Skip, and keep the '
+        "earlier answer</button></p></section>"
+    )
+
+
+def _side_html(side: str, wide: str, narrow: str, answer: str) -> str:
+    return (
+        f'<article class="side" data-side="{side}"><h3>{_wide_or_narrow(wide, narrow)}</h3>'
+        f'<div class="prose">{answer_html(answer)}</div></article>'
+    )
+
+
+def _wide_or_narrow(wide: str, narrow: str) -> str:
+    """On a narrow screen the answers stand one above the other, and are named so."""
+    return f'<span class="on-wide">{wide}</span><span class="on-narrow">{narrow}</span>' if narrow else wide

@@ -1,0 +1,95 @@
+"""What an operator sees and asks: the gateway's facts, read together, and the asks that wait for a reason.
+
+Every call carries the operator's key, and the gateway checks it each time.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ui.errors import GatewayRefused, NotSignedIn
+from ui.gateway import Json, OperatorGateway
+
+Move = Literal["promote", "withdraw", "rollback", "train"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One look at everything; `job` is the one shown, with its curve."""
+
+    policies: Json
+    schedule: Json
+    jobs: Sequence[Json]
+    audit: Sequence[Json]
+    job: Json | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A move that waits for its reason; `version` is empty for rollback and train."""
+
+    move: Move
+    version: str = ""
+
+
+@dataclass
+class Console:
+    """One tab's console: what is asked, what is told, which job is shown, and what was drawn last."""
+
+    asked: Asked | None = None
+    told: str = ""
+    told_bad: bool = False
+    job_id: str = ""
+    drawn: dict[str, str] = field(default_factory=dict)
+
+    def tell(self, text: str, *, bad: bool = False) -> None:
+        self.told, self.told_bad = text, bad
+
+
+async def look(gateway: OperatorGateway, key: str, job_id: str) -> Facts:
+    """Everything the console shows. NotSignedIn when the gateway does not take the key for an operator's."""
+    try:
+        policies, schedule, jobs, audit = await asyncio.gather(
+            gateway.policies(key), gateway.schedule(key), gateway.jobs(key), gateway.audit(key)
+        )
+        shown = next((job["id"] for job in jobs if job["id"] == job_id), jobs[0]["id"] if jobs else None)
+        job = await gateway.job(key, shown) if shown else None
+    except GatewayRefused as error:
+        raise _as_sign_in(error) from error
+    return Facts(policies, schedule, jobs, audit, job)
+
+
+async def carry_out(gateway: OperatorGateway, key: str, asked: Asked, reason: str) -> str:
+    """Do what was asked, and say what came of it. GatewayRefused when the move is not allowed."""
+    try:
+        if asked.move == "train":
+            job = await gateway.train(key, reason)
+            return f"Training job {job['id'][:8]} is {job['state']}."
+        if asked.move == "rollback":
+            standing = await gateway.rollback(key, reason)
+            return f"Rolled back. {short(standing['live'])} is live."
+        standing = await gateway.move(key, asked.version, asked.move, reason)
+        done = "Promoted" if asked.move == "promote" else "Withdrawn"
+        return f"{done}: {short(asked.version)}. {short(standing['live'])} is live."
+    except GatewayRefused as error:
+        raise _as_sign_in(error) from error
+
+
+def allowed(policy: Mapping[str, Any]) -> tuple[Move, ...]:
+    """The moves offered for a policy; the gateway decides. A retired one comes back by rollback only."""
+    moves: Mapping[str, tuple[Move, ...]] = {
+        "candidate": ("promote", "withdraw"),
+        "canary": ("promote", "withdraw"),
+        "live": ("withdraw",) if policy.get("adapter") else (),
+    }
+    return moves.get(str(policy["state"]), ())
+
+
+def short(version: str) -> str:
+    """`v0007-3f9a12c04b1e` as people read it: `v0007`."""
+    return version.rpartition("@")[2].partition("-")[0]
+
+
+def _as_sign_in(error: GatewayRefused) -> GatewayRefused | NotSignedIn:
+    return NotSignedIn(error.message) if error.status in (401, 403) else error

@@ -1,0 +1,180 @@
+"""One browser tab's desk: the conversation on it, the answer being written, the pair being compared.
+
+All ids stay here; the browser names messages by their place on screen. `asking` and `voting` hold the acts that
+change a desk, `chat_view` draws it.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from feedback.events import Comparison
+from ui.compare import Choice, Draw, Showing
+from ui.conversations import Message, Path, Said, Standing, Turn, path_of, standing, undo
+from ui.gateway import ChatGateway
+from ui.kept import Kept
+
+PanelKind = Literal["up", "down", "correct", "message"]
+_ASKED_AT_ONCE = 8
+_TURNS_WITH_WORDS = 60
+
+
+@dataclass
+class Writing:
+    """An answer as it is being written; `compare_with` is the one it will be compared with."""
+
+    session: str
+    asked: tuple[Message, ...]
+    compare_with: Turn | None = None
+    text: str = ""
+    turn_id: str = ""
+    version: str = ""
+    finish_reason: str | None = None
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A form open under the message at `at`."""
+
+    kind: PanelKind
+    at: int
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One sentence under the conversation, and the event that can be taken back from there."""
+
+    text: str
+    bad: bool = False
+    said: Said | None = None
+
+
+@dataclass
+class Comparing:
+    """A pair on screen since `since` (monotonic seconds). A choice, once tried, is sent again word for word."""
+
+    showing: Showing
+    since: float = field(default_factory=time.monotonic)
+    tried: dict[Choice, tuple[str, Comparison]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What every desk is given: the gateway, the page's sampling settings, the drawing of sides."""
+
+    gateway: ChatGateway
+    sampling: Mapping[str, Any]
+    draw: Draw
+
+
+@dataclass
+class Desk:
+    """`turns` are all of the person's, oldest first; `words` what was said about them. `path` follows from both."""
+
+    given: Given
+    visitor: str
+    kept: Kept = field(default_factory=Kept)
+    session: str = field(default_factory=lambda: uuid.uuid4().hex)
+    turns: list[Turn] = field(default_factory=list)
+    words: dict[str, list[Said]] = field(default_factory=dict)
+    path: Path = field(default_factory=Path)
+    standing: Standing = field(default_factory=Standing)
+    writing: Writing | None = None
+    comparing: Comparing | None = None
+    unsent: tuple[Message, ...] = ()
+    panel: Panel | None = None
+    notice: Notice | None = None
+
+    async def restore(self, kept: Kept) -> None:
+        """Bring back what the ledger and the browser remember. GatewayAway leaves an empty desk."""
+        self.kept = kept
+        self.turns = await self.given.gateway.turns(self.visitor)
+        seen = [turn.session for turn in self.turns if turn.id not in kept.undone and turn.session not in kept.hidden]
+        newest = seen[-1] if seen else uuid.uuid4().hex
+        await self.open(kept.current or newest)
+        if kept.draft:
+            self.unsent = (*self.path.messages, Message("user", kept.draft))
+
+    async def open(self, session: str) -> None:
+        """Put one conversation on the desk, with what was said about its answers."""
+        self.leave()
+        unread = [turn.id for turn in self.turns if turn.session == session and turn.id not in self.words]
+        await self._read_words(unread[-_TURNS_WITH_WORDS:])
+        self.session = session
+        self.settle()
+
+    def new(self) -> None:
+        """An empty conversation; it is in the list once something was answered in it."""
+        self.leave()
+        self.session = uuid.uuid4().hex
+        self.settle()
+
+    def hide(self, session: str) -> None:
+        """Take a conversation off the list in this browser; the ledger keeps it."""
+        self.kept = replace(self.kept, hidden=self.kept.hidden | {session})
+        if session == self.session:
+            self.new()
+
+    def leave(self) -> None:
+        """Stop what is being written and close what is open."""
+        if self.writing is not None:
+            self.writing.stop.set()
+        self.writing = self.comparing = self.panel = self.notice = None
+        self.unsent = ()
+
+    def settle(self) -> None:
+        """Derive the path anew from the turns and the words, and show the pair that is open, if one is."""
+        turns = self.session_turns()
+        self.standing = standing(said for turn in turns for said in self.words.get(turn.id, ()))
+        self.path = path_of(turns, self.kept.undone, self.standing)
+        pair = self.path.pair
+        if pair is None:
+            self.comparing = None
+        elif self.comparing is None or (self.comparing.showing.older, self.comparing.showing.newer) != pair:
+            self.comparing = Comparing(Showing(*pair, older_left=self.given.draw()))
+
+    def session_turns(self) -> list[Turn]:
+        return [turn for turn in self.turns if turn.session == self.session]
+
+    def take_off(self, turn_ids: frozenset[str]) -> None:
+        """Take turns off this browser's screen."""
+        self.kept = replace(self.kept, undone=self.kept.undone | turn_ids)
+        self.settle()
+
+    def undo(self) -> str:
+        """Take the last message and its answers off the screen; the message's text is returned."""
+        gone = undo(self.path, self.session_turns())
+        asked = next((step.message.text for step in reversed(self.path.steps) if step.message.role == "user"), "")
+        if not gone:
+            return ""
+        self.panel = self.notice = None
+        self.take_off(gone)
+        return asked
+
+    def skip(self) -> None:
+        """Leave a pair without a verdict: the earlier answer goes on."""
+        if self.path.pair is not None:
+            self.take_off(frozenset({self.path.pair[1].id}))
+
+    def answer_at(self, at: int) -> Turn | None:
+        """The turn behind the message at that place on screen."""
+        return self.path.steps[at].turn if 0 <= at < len(self.path.steps) else None
+
+    def remembered(self) -> Kept:
+        """What the browser should keep: with the conversation, a message that has no answer yet."""
+        writing = self.writing if self.writing and self.writing.compare_with is None else None
+        asked = writing.asked if writing else self.unsent
+        return replace(self.kept, current=self.session, draft=asked[-1].text if asked else "")
+
+    async def _read_words(self, turn_ids: list[str]) -> None:
+        room = asyncio.Semaphore(_ASKED_AT_ONCE)
+
+        async def read(turn_id: str) -> None:
+            async with room:
+                self.words[turn_id] = await self.given.gateway.said_about(turn_id)
+
+        await asyncio.gather(*(read(turn_id) for turn_id in turn_ids))

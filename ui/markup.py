@@ -1,0 +1,44 @@
+"""A model's Markdown → HTML that cannot run script and loads nothing: no raw HTML, no images, web links only."""
+
+import html
+from typing import Any
+
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+
+_SAFE_LINKS = ("http://", "https://", "mailto:")
+
+
+class _Renderer(RendererHTML):
+    def link_open(self, tokens: Any, at: int, options: Any, env: Any) -> str:
+        token: Token = tokens[at]
+        token.attrSet("rel", "noopener noreferrer nofollow")
+        token.attrSet("target", "_blank")
+        return self.renderToken(tokens, at, options, env)
+
+
+def _parser() -> MarkdownIt:
+    parser = MarkdownIt("commonmark", {"html": False, "breaks": True}, renderer_cls=_Renderer)
+    parser.enable(["table", "strikethrough"]).disable("image")
+    parser.validateLink = lambda url: url.strip().lower().startswith(_SAFE_LINKS)  # type: ignore[method-assign]
+    return parser
+
+
+_PARSER = _parser()
+
+
+def answer_html(text: str) -> str:
+    """An answer's Markdown as HTML."""
+    rendered: str = _PARSER.render(text)
+    return rendered
+
+
+def plain_html(text: str) -> str:
+    """What a person typed, as it was typed."""
+    return html.escape(text).replace("\n", "<br>")
+
+
+def attr(text: str) -> str:
+    """Text for a double-quoted attribute."""
+    return html.escape(text, quote=True).replace("\n", "&#10;")

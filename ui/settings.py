@@ -1,0 +1,86 @@
+"""What the page needs to know, read once from the environment over `burnish.toml`.
+
+Sections of other packages (engine, training, …) pass through unread.
+"""
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+
+class GatewaySection(BaseModel):
+    """Where the gateway is; its other names are its own business."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535)
+    url: str | None = None
+
+
+class UiSection(BaseModel):
+    """`max_tokens`, `temperature` and `top_p` go with every chat request of the page."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=7860, ge=1, le=65535)
+    max_tokens: int = Field(default=400, ge=1)
+    temperature: float = Field(default=0.8, ge=0, le=2)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    streams: int = Field(default=64, ge=1, description="answers written at once, over all browsers")
+    secure_cookie: bool = Field(default=False, description="set where the page is served over https only")
+
+
+class Settings(BaseSettings):
+    """The page's settings; the properties resolve what is left open."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BURNISH_",
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="ignore",
+        frozen=True,
+    )
+
+    home: Path = Path(".burnish")
+    gateway: GatewaySection = GatewaySection()
+    ui: UiSection = UiSection()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = TomlConfigSettingsSource(settings_cls, os.environ.get("BURNISH_CONFIG", "burnish.toml"))
+        return init_settings, env_settings, toml
+
+    @property
+    def gateway_url(self) -> str:
+        return (self.gateway.url or f"http://{_reachable(self.gateway.host)}:{self.gateway.port}").rstrip("/")
+
+    @property
+    def page_key_path(self) -> Path:
+        return self.home / "page.key"
+
+    @property
+    def cookie_secret_path(self) -> Path:
+        return self.home / "cookie.secret"
+
+
+def _reachable(host: str) -> str:
+    """An address to connect to, for one to listen on."""
+    if host == "0.0.0.0":  # noqa: S104 - compared, never bound
+        return "127.0.0.1"
+    return "[::1]" if host == "::" else host
+
+
+def load_settings() -> Settings:
+    settings = Settings()
+    return settings.model_copy(update={"home": settings.home.expanduser().absolute()})

@@ -1,0 +1,205 @@
+"""An operator's facts → the HTML of the status page's parts. Pure: everything from the gateway is escaped here."""
+
+import html
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ui.charts import Line, line_chart
+from ui.console import Asked, Facts, allowed, short
+from ui.gate_view import badge, gate_html
+from ui.gateway import Json
+from ui.icons import icon
+
+_MOVES: Mapping[str, tuple[str, str]] = {
+    "promote": ("Promote", "goes live; new requests use it at once"),
+    "withdraw": ("Withdraw", "is taken back and never comes back by itself"),
+    "rollback": ("Roll back", "the version before goes live; the one now live is withdrawn"),
+    "train": ("Train now", "a job starts on all votes that stand now"),
+}
+
+
+def overview_html(facts: Facts) -> str:
+    """What is live, and what the schedule says."""
+    policies, schedule = facts.policies, facts.schedule
+    live = next((policy for policy in policies["policies"] if policy["version"] == policies["live"]), None)
+    previous = policies.get("previous")
+    since = next((move for move in reversed(live["history"]) if move["state"] == "live"), None) if live else None
+    told = f"Live since {ago(since['at'])}." if since else ""
+    back = f"Before it: {_version(previous)}." if previous else "There is no version to go back to."
+    return (
+        f'<div class="cards"><section class="card"><h2>Live</h2><p class="big">{_version(policies["live"])}</p>'
+        f'<p class="faint">{told} {back}</p><div class="buttons">'
+        f"{_ask_button('rollback', enabled=bool(previous), danger=True)}</div></section>"
+        f'<section class="card"><h2>Next training</h2>{_schedule_html(schedule)}</section></div>'
+    )
+
+
+def ask_html(asked: Asked | None) -> str:
+    """The form that asks for a reason; every move needs one."""
+    if asked is None:
+        return ""
+    label, meaning = _MOVES[asked.move]
+    subject = f"{label} {short(asked.version)}" if asked.version else label
+    return (
+        f'<form class="card ask" data-act="do"><h2>{html.escape(subject)}</h2><p class="faint">'
+        f"{html.escape(f'{short(asked.version)} {meaning}' if asked.version else meaning.capitalize())}.</p>"
+        '<label for="reason">Reason (kept in the audit trail)</label><input id="reason" name="text" type="text" '
+        f'required maxlength="1000" autocomplete="off" data-focus="{asked.move}-{html.escape(asked.version)}">'
+        f'<div class="buttons"><button class="button strong" type="submit">{label}</button>'
+        '<button class="button" type="button" data-act="cancel">Cancel</button></div></form>'
+    )
+
+
+def told_html(text: str, *, bad: bool) -> str:
+    if not text:
+        return '<div role="status"></div>'
+    role, tone = ("alert", "bad") if bad else ("status", "good")
+    close = f'<button class="tool" type="button" data-act="hush" aria-label="Close">{icon("close")}</button>'
+    return f'<div role="{role}"><div class="notice {tone}"><p>{html.escape(text)}</p>{close}</div></div>'
+
+
+def training_html(facts: Facts) -> str:
+    """The job shown, with its progress and curves, and the list to choose from."""
+    if facts.job is None:
+        return '<section class="card"><h2>Training</h2><p class="faint">No job has run yet.</p></section>'
+    rows = "".join(_job_row(job, job["id"] == facts.job["id"]) for job in facts.jobs[:8])
+    return (
+        f'<section class="card"><h2>Training</h2>{_job_html(facts.job)}{_curves_html(facts.job.get("curve") or [])}'
+        f'<h3>Jobs</h3><ul class="rows">{rows}</ul></section>'
+    )
+
+
+def policies_html(facts: Facts) -> str:
+    rows = "".join(_policy_html(policy) for policy in facts.policies["policies"])
+    return f'<section class="card"><h2>Versions</h2><ul class="rows policies">{rows}</ul></section>'
+
+
+def audit_html(facts: Facts) -> str:
+    """Who moved what, when, and why."""
+    rows = "".join(
+        f"<tr><td>{ago(entry['at'])}</td><td>{html.escape(entry['action'])} {_version(entry['version'])}</td>"
+        f'<td class="why">{html.escape(entry["reason"])}</td><td>{html.escape(entry["actor"])}</td></tr>'
+        for entry in facts.audit[:30]
+    )
+    body = (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Audit trail"><table><thead><tr><th>When</th><th>What</th>'
+        f"<th>Why</th><th>Who</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        if rows
+        else '<p class="faint">Nothing has been moved yet.</p>'
+    )
+    return f'<section class="card"><h2>Audit trail</h2>{body}</section>'
+
+
+def ago(at: float | None, now: float | None = None) -> str:
+    """A moment, told coarsely, with the exact one (UTC) on hover."""
+    if at is None:
+        return "never"
+    seconds = max(0.0, (time.time() if now is None else now) - at)
+    exact = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
+    return f'<time datetime="{exact}" title="{exact}">{_coarse(seconds)}</time>'
+
+
+def _coarse(seconds: float) -> str:
+    if seconds < 60:
+        return "just now"
+    for size, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {name} ago"
+    raise AssertionError(seconds)
+
+
+def _schedule_html(schedule: Json) -> str:
+    new, needed, total = schedule["new_pairs"], max(schedule["needed"], 1), schedule["total_pairs"]
+    done = min(new, needed)
+    reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in schedule["reasons"])
+    enough = total >= schedule["min_pairs"]
+    can = enough and schedule["running"] is None and bool(schedule["recipes"])
+    missing = "" if enough else f'<p class="faint">Train now needs {schedule["min_pairs"]} pairs; there are {total}.</p>'
+    return (
+        f'<p class="big">{new} <span class="faint">of {needed} new pairs</span></p>'
+        f'<div class="meter" role="progressbar" aria-label="New pairs" aria-valuemin="0" aria-valuemax="{needed}" '
+        f'aria-valuenow="{done}"><span style="width:{100 * done / needed:.0f}%"></span></div>'
+        f'<ul class="reasons">{reasons}</ul>{missing}<div class="buttons">{_ask_button("train", enabled=can)}</div>'
+    )
+
+
+def _ask_button(move: str, *, enabled: bool = True, version: str = "", danger: bool = False) -> str:
+    label = _MOVES[move][0]
+    named = f' aria-label="{label} {html.escape(short(version))}"' if version else ""
+    return (
+        f'<button class="button{" danger" if danger else ""}" type="button" data-act="ask" data-move="{move}" '
+        f'data-version="{html.escape(version)}"{named}{"" if enabled else " disabled"}>{label}</button>'
+    )
+
+
+def _job_html(job: Json) -> str:
+    share = min(max(float(job["progress"]), 0.0), 1.0)
+    running = job["state"] == "running"
+    ended = f", ended {ago(job['finished_at'])}" if job.get("finished_at") else ""
+    made = f" It made {_version(job['version'])}." if job.get("version") else ""
+    attempt = f", attempt {job['attempt']}" if job["attempt"] > 1 else ""
+    error = f'<p class="wrong">{html.escape(job["error"])}</p>' if job.get("error") else ""
+    bar = (
+        f'<div class="meter" role="progressbar" aria-label="Progress of the job" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{share * 100:.0f}"><span style="width:{share * 100:.1f}%"></span></div>'
+    )
+    mark = '<span class="pulse"></span> ' if running else ""
+    return (
+        f'<p class="job-head">{mark}{badge(job["state"])} <b>{html.escape(job["stage"])}</b>'
+        f'<span class="faint">{share:.0%}</span></p>{bar}'
+        f'<p class="faint">Job {html.escape(job["id"][:8])}, recipe {html.escape(job["recipe"])}, {job["n_events"]} votes'
+        f"{attempt}; asked for by {html.escape(job['actor'])} ({html.escape(job['reason'])}), made "
+        f"{ago(job['created_at'])}{ended}.{made}</p>{error}"
+    )
+
+
+def _job_row(job: Json, is_shown: bool) -> str:
+    version = f" → {html.escape(short(job['version']))}" if job.get("version") else ""
+    return (
+        f'<li><button class="row" type="button" data-act="show_job" data-job="{html.escape(job["id"])}" '
+        f'aria-pressed="{str(is_shown).lower()}"><code>{html.escape(job["id"][:8])}</code> {badge(job["state"])}'
+        f'<span>{html.escape(job["recipe"])}{version}</span><span class="faint">{ago(job["created_at"])}</span></button></li>'
+    )
+
+
+def _curves_html(curve: Sequence[Mapping[str, Any]]) -> str:
+    if not curve:
+        return ""
+
+    def line(name: str, title: str = "", tone: Any = "one") -> Line:
+        return Line(title, [(float(p["step"]), float(p[name])) for p in curve if p.get(name) is not None], tone)
+
+    logprobs = [line("chosen_logprob", "chosen"), line("rejected_logprob", "rejected", "two")]
+    charts = (
+        line_chart("Loss", [line("loss")])
+        + line_chart("Margin (nats)", [line("margin")])
+        + line_chart("Log-probs (nats)", logprobs)
+        + line_chart("Accuracy on training pairs", [line("accuracy")])
+    )
+    return f'<div class="charts">{charts}</div>'
+
+
+def _policy_html(policy: Json) -> str:
+    buttons = "".join(
+        _ask_button(move, version=policy["version"], danger=move == "withdraw") for move in allowed(policy)
+    )
+    parent = f"from {_version(policy['parent'])}, " if policy.get("parent") else ""
+    load = policy.get("load") or {}
+    unloaded = f'<p class="wrong">Not loaded: {html.escape(str(load["error"]))}</p>' if load.get("error") else ""
+    last = policy["history"][-1] if policy.get("history") else None
+    why = f'<p class="faint">{html.escape(last["reason"])}</p>' if last and last.get("reason") else ""
+    gate = gate_html(policy["gate"], policy["version"]) if policy.get("gate") else ""
+    return (
+        f'<li><div class="policy-head">{_version(policy["version"])} {badge(policy["state"])}'
+        f'<span class="faint">{parent}made {ago(policy["created_at"])}</span><span class="buttons">{buttons}</span></div>'
+        f"{why}{unloaded}{gate}</li>"
+    )
+
+
+def _version(version: str | None) -> str:
+    if not version:
+        return "none"
+    name, _, digest = version.partition("-")
+    tail = f'<span class="digest">-{html.escape(digest)}</span>' if digest else ""
+    return f'<code class="version">{html.escape(name)}{tail}</code>'

@@ -1,0 +1,135 @@
+"""The acts that say something about an answer: a choice between two, a thumb with reasons, a correction, a retraction.
+
+The desk changes only after the ledger has accepted the statement; until then everything stays as it was typed.
+"""
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from feedback.events import Edit, Rating, Retract, turns_named
+from ui.compare import Choice, comparison
+from ui.conversations import Said, Turn
+from ui.desk import Desk, Notice, Panel
+
+UP_REASONS: Mapping[str, str] = {
+    "correct": "It is right",
+    "helpful": "It helps",
+    "clear": "It is clear",
+    "well_written": "It is well written",
+}
+DOWN_REASONS: Mapping[str, str] = {
+    "incorrect": "It is wrong",
+    "off_request": "Not what I asked",
+    "unclear": "Hard to follow",
+    "too_long": "Too long",
+    "too_short": "Too short",
+    "unsafe": "Harmful or unkind",
+}
+THANKS: Mapping[Choice, str] = {
+    Choice.left: "You preferred the left answer. It goes on from there.",
+    Choice.right: "You preferred the right answer. It goes on from there.",
+    Choice.tie: "About the same. The earlier answer goes on.",
+    Choice.both_bad: "Both were bad. The newer answer goes on.",
+}
+
+
+async def vote(desk: Desk, choice: Choice) -> None:
+    """Say which of the two answers on screen is better; the chosen one continues the conversation."""
+    comparing = desk.comparing
+    if comparing is None:
+        return
+    if choice not in comparing.tried:
+        ms = round((time.monotonic() - comparing.since) * 1000)
+        statement = comparison(comparing.showing, choice, user=desk.visitor, ms=ms)
+        comparing.tried[choice] = (uuid.uuid4().hex, statement)
+    key, statement = comparing.tried[choice]
+    said = await desk.given.gateway.say(statement, key)
+    _remember(desk, said)
+    desk.settle()
+    desk.notice = Notice(f"{THANKS[choice]} {_versions(comparing.showing.left, comparing.showing.right)}", said=said)
+
+
+async def rate(desk: Desk, at: int, value: Literal["up", "down"]) -> None:
+    """A thumb on the answer at that place. The same thumb again takes it back."""
+    turn = desk.answer_at(at)
+    if turn is None:
+        return
+    held = desk.standing.ratings.get(turn.id)
+    rating = desk.standing.rating(turn.id)
+    if held is not None and rating is not None and rating.value == value:
+        await take_back(desk, held)
+        return
+    said = await _say(desk, Rating(kind="rating", user=desk.visitor, turn_id=turn.id, value=value))
+    desk.panel = Panel(value, at)
+    desk.notice = Notice("Thank you. You can add why.", said=said)
+
+
+async def explain(desk: Desk, at: int, reasons: Sequence[str], comment: str) -> None:
+    """Reasons and a comment for the thumb given at that place."""
+    turn = desk.answer_at(at)
+    rating = desk.standing.rating(turn.id) if turn else None
+    if turn is None or rating is None:
+        return
+    known = UP_REASONS if rating.value == "up" else DOWN_REASONS
+    said = await _say(
+        desk,
+        Rating(
+            kind="rating",
+            user=desk.visitor,
+            turn_id=turn.id,
+            value=rating.value,
+            reasons=tuple(reason for reason in known if reason in reasons),
+            comment=comment.strip()[:4000] or None,
+        ),
+    )
+    desk.panel = None
+    desk.notice = Notice("Thank you. Your reasons are noted.", said=said)
+
+
+async def correct(desk: Desk, at: int, text: str) -> None:
+    """What the answer at that place should have said; the conversation goes on with it."""
+    turn = desk.answer_at(at)
+    if turn is None or not text.strip():
+        return
+    if text.strip() in (turn.answer.strip(), desk.standing.edit(turn.id)):
+        desk.panel = None
+        desk.notice = Notice("Nothing was changed, so nothing was sent.")
+        return
+    said = await _say(desk, Edit(kind="edit", user=desk.visitor, turn_id=turn.id, text=text.strip()[:32_000]))
+    desk.panel = None
+    desk.notice = Notice("Thank you. This is kept as what the answer should have said.", said=said)
+
+
+async def take_back(desk: Desk, said: Said) -> None:
+    """Retract a statement. A comparison taken back is open again."""
+    await _say(desk, Retract(kind="retract", user=desk.visitor, event_id=said.event_id), about=said)
+    desk.panel = None
+    desk.notice = Notice("Taken back.")
+
+
+async def _say(desk: Desk, statement: Rating | Edit | Retract, about: Said | None = None) -> Said:
+    said = await desk.given.gateway.say(statement, uuid.uuid4().hex)
+    _remember(desk, said, about)
+    desk.settle()
+    return said
+
+
+def _remember(desk: Desk, said: Said, about: Said | None = None) -> None:
+    """Keep the words with the turns they are about; a retraction goes with what it retracts."""
+    named = turns_named((about or said).statement)
+    for turn_id in named:
+        desk.words.setdefault(turn_id, []).append(said)
+
+
+def _versions(left: Turn, right: Turn) -> str:
+    """Which versions wrote the two, told after the vote."""
+    if left.version == right.version:
+        return f"Both were written by {short(left.version)}."
+    return f"Left: {short(left.version)}, right: {short(right.version)}."
+
+
+def short(version: str) -> str:
+    """`burnish@v0007-3f9a12c04b1e` as people read it: `v0007`."""
+    return version.rpartition("@")[2].partition("-")[0]
