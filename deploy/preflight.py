@@ -30,7 +30,8 @@ class HomeLock:
     """Held while a launcher lives; the kernel lets go of it however the launcher ends."""
 
     def __init__(self, home: Path) -> None:
-        home.mkdir(parents=True, exist_ok=True)
+        # Conversations and keys are below: nobody else's to read.
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = home / "launcher.pid"
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         self._held = False

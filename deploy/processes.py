@@ -86,7 +86,7 @@ def _known(settings: LaunchSettings, name: str, command: str) -> ProcessSpec | N
             return _celery(name, command, embedded="-B" in command.split())
         case "engine":
             health = f"{settings.engine_url}/health"
-            return ProcessSpec(name, command, ready=lambda _: http_answers_200(health), stop_stage=3, grace_s=20)
+            return ProcessSpec(name, command, ready=lambda _: http_answers_200(health), stop_stage=3, grace_s=30)
         case "redis":
             return ProcessSpec(name, command, ready=lambda _: redis_pongs(settings.redis.port), stop_stage=4)
     return None

@@ -14,6 +14,8 @@ from deploy.restarts import RestartRules, quick_deaths_after, restart_delay_s
 
 _PROBE_EVERY_S = 0.5
 _ALIVE_EVERY_S = 2.0
+# A process that dies again and again says the same each time.
+_LINES_AGAIN = 5
 
 
 class GaveUp(Exception):
@@ -152,7 +154,8 @@ class Supervisor:
         slot.ready_at = None
         slot.quick_deaths = quick_deaths_after(self._around.rules, slot.quick_deaths, ready_for_s)
         delay_s = restart_delay_s(self._around.rules, slot.quick_deaths)
-        last = "".join(f"\n    {name} | {line}" for line in lines) or " none"
+        shown = lines if slot.quick_deaths == 1 else lines[-_LINES_AGAIN:]
+        last = "".join(f"\n    {name} | {line}" for line in shown) or " none"
         self._around.say(f"{name} died ({reason}) after {now - slot.started_at:.1f} s. Its last lines:{last}")
         if delay_s is None:
             raise GaveUp(

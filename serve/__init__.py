@@ -1,1 +1,1 @@
-"""The gateway: OpenAI's API over a running vLLM, the hot swap of policies, and the launch of the engine itself."""
+"""The gateway: OpenAI's API, routing to a policy version, hot swap, keys; and the launcher of vLLM."""

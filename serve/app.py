@@ -168,7 +168,7 @@ def _swap_rules(settings: Settings) -> SwapRules:
     return SwapRules(
         adapters=settings.adapters_path,
         base_shapes=base_shapes(settings.model_path),
-        max_versions=settings.gateway.max_versions,
+        max_versions=settings.engine.max_loras - 1,
         max_rank=settings.engine.max_lora_rank,
         max_bytes=settings.gateway.max_adapter_bytes,
         tolerance_nats=settings.gateway.verify_tolerance_nats,

@@ -1,9 +1,9 @@
-"""A vLLM plugin that makes adapters right on the CPU; runs inside vLLM's process and is imported by nobody else.
+"""A vLLM plugin that makes adapters right and fast on the CPU: one matrix product per adapter present in a batch.
 
-vLLM's CPU path indexes the stack of adapter weights with -1 for requests that have no adapter, so a base request in
-a batch with adapter requests is answered by whatever adapter sits in the last slot; and it copies A and B once per
-token. Here every adapter present in a batch costs one pair of matrix products over its own rows, and rows without an
-adapter are left alone. Which rows are whose is worked out once per step, not per layer.
+Stock vLLM indexes its stack of adapters with −1 for requests without one, so base requests in a mixed batch get the
+adapter of the last slot; it also copies A and B once per token. Here tokens are grouped by adapter once per step and
+those without one are left alone. Runs inside vLLM's worker, found by its entry point `vllm.general_plugins`; nothing
+of ours imports it. It leaves stock vLLM alone off the CPU, with BURNISH_CPU_LORA=off, or where vLLM changed shape.
 """
 
 import inspect
@@ -14,234 +14,265 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-log = logging.getLogger("vllm.burnish")
+logger = logging.getLogger("vllm.burnish_cpu_lora")
 
-SWITCH = "BURNISH_CPU_LORA"
-"""Environment variable: `off` leaves vLLM as it is."""
+# Up to this many rows fp32 products win: a bf16 one costs about 25 µs before it does anything. Measured on AVX-512.
+FP32_ROWS = 16
 
-_WRAPPER = "vllm.lora.punica_wrapper.punica_cpu"
-_EXPECTED: dict[str, tuple[str, ...]] = {
-    "update_metadata": ("self", "mapping", "lora_index_to_id", "max_loras", "vocab_size", "kwargs"),
-    "add_shrink": ("self", "y", "x", "lora_a_stacked", "scale", "kwargs"),
-    "add_expand": (
-        "self",
-        "y",
-        "x",
-        "lora_b_stacked",
-        "output_slices",
-        "offset_start",
-        "add_inputs",
-        "kwargs",
-    ),
-    "add_lora_embedding": ("self", "y", "x", "lora_b_stacked", "add_inputs", "kwargs"),
-    "add_lora_linear": (
-        "self",
-        "y",
-        "x",
-        "lora_a_stacked",
-        "lora_b_stacked",
-        "scale",
-        "output_slices",
-        "buffer",
-        "kwargs",
-    ),
-    "add_lora_logits": ("self", "y", "x", "lora_a_stacked", "lora_b_stacked", "scale", "buffer", "kwargs"),
+# What is replaced, with the parameters its callers use, and what is read. Anything missing: vLLM changed shape.
+_REPLACED = {
+    "update_metadata": ("mapping", "lora_index_to_id", "max_loras", "vocab_size"),
+    "add_shrink": ("y", "x", "lora_a_stacked", "scale"),
+    "add_expand": ("y", "x", "lora_b_stacked", "output_slices", "offset_start", "add_inputs"),
+    "add_lora_embedding": ("y", "x", "lora_b_stacked", "add_inputs"),
+    "add_lora_linear": ("y", "x", "lora_a_stacked", "lora_b_stacked", "scale", "output_slices"),
+    "add_lora_logits": ("y", "x", "lora_a_stacked", "lora_b_stacked", "scale"),
 }
+_READ = ("token_lora_indices", "sampler_indices")
+
+
+def register() -> None:
+    """Entry point. vLLM calls it in each of its processes; the choice falls where a worker asks for its wrapper."""
+    from vllm.platforms import current_platform
+
+    platform = type(current_platform)
+    ask_stock = platform.get_punica_wrapper
+
+    def get_punica_wrapper(cls: type) -> str:
+        stock: str = ask_stock()
+        return _chosen_wrapper(stock, is_cpu=bool(current_platform.is_cpu()))
+
+    platform.get_punica_wrapper = classmethod(get_punica_wrapper)
+
+
+def reason_to_stay_off(wrapper: type, *, is_cpu: bool, setting: str) -> str | None:
+    """Why stock vLLM is left alone, or None to take over. `setting` is BURNISH_CPU_LORA."""
+    if setting == "off":
+        return "BURNISH_CPU_LORA is off"
+    if not is_cpu:
+        return "this vLLM does not run on the CPU"
+    unlike = [name for name, wanted in _REPLACED.items() if not _takes(getattr(wrapper, name, None), wanted)]
+    unlike += [name for name in _READ if not hasattr(wrapper, name)]
+    return f"vLLM's {wrapper.__name__} changed shape: {', '.join(unlike)}" if unlike else None
 
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of one adapter in a batch: `slot` in the weight stack, `rows` a slice or an index tensor."""
+    """The rows of a batch that use the adapter in `slot`: a range where they are consecutive, else their indices."""
 
     slot: int
-    rows: slice | torch.Tensor
+    rows: slice | Tensor
 
 
-def group_rows(slots: Sequence[int]) -> tuple[Group, ...]:
-    """The groups of a batch whose row i belongs to the adapter in `slots[i]`; -1 is no adapter and no group."""
-    rows_of: dict[int, list[int]] = {}
-    for row, slot in enumerate(slots):
-        if slot >= 0:
-            rows_of.setdefault(slot, []).append(row)
-    groups = []
-    for slot, rows in rows_of.items():
-        contiguous = rows[-1] - rows[0] == len(rows) - 1
-        groups.append(Group(slot, slice(rows[0], rows[-1] + 1) if contiguous else torch.tensor(rows)))
-    return tuple(groups)
+def group_rows(slots_T: Tensor) -> tuple[Group, ...]:
+    """One group per adapter present; rows with slot −1 (no adapter) are in none."""
+    return tuple(Group(slot, _rows(slots_T == slot)) for slot in slots_T.unique().tolist() if slot >= 0)
 
 
-def add_product(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> None:
-    """y += scale · (x Aᵀ) Bᵀ for one adapter's rows: y a view (rows, out), x (rows, in), a (r, in), b (out, r)."""
-    y.addmm_((x.to(a.dtype) @ a.t()).to(y.dtype), b.t().to(y.dtype), alpha=scale)
+@dataclass(frozen=True)
+class Packed:
+    """One adapter's change to one layer, its slices side by side: delta = x @ a @ b, in fp32 and in the model's dtype.
 
-
-def add_grouped(
-    y: torch.Tensor,
-    x: torch.Tensor,
-    weights: tuple[torch.Tensor, torch.Tensor],
-    groups: Sequence[Group],
-    scale: float,
-) -> None:
-    """Adds every group's low-rank product to y in place; other rows stay bit for bit as they are.
-
-    y (rows, out) may be a view of wider rows; x (rows, in); weights are the stacks A (slots, 1, r, in) and
-    B (slots, 1, out, r). y may be wider than B's out (padding of the vocabulary), and is then left alone there.
+    Ranks that are zero, because the adapter is smaller than the slot or leaves this layer alone, are left out.
     """
-    stack_a, stack_b = weights
-    out = min(y.shape[-1], stack_b.shape[-2])
-    for group in groups:
-        a, b = _matrix(stack_a, group.slot), _matrix(stack_b, group.slot)[:out]
-        if isinstance(group.rows, slice):
-            add_product(y[group.rows, :out], x[group.rows], a, b, scale)
+
+    a_IR: Tensor
+    b_RO: Tensor
+    a_low_RI: Tensor
+    b_low_RO: Tensor
+
+    def add_to(self, y_TO: Tensor, x_TI: Tensor, scale: float) -> None:
+        if len(x_TI) <= FP32_ROWS or y_TO.dtype != self.b_low_RO.dtype:
+            y_TO.add_(x_TI.float().mm(self.a_IR).mm(self.b_RO), alpha=scale)
         else:
-            rows = y[group.rows, :out]
-            add_product(rows, x[group.rows], a, b, scale)
-            y[group.rows, :out] = rows
+            y_TO.addmm_(F.linear(x_TI, self.a_low_RI), self.b_low_RO, alpha=scale)
 
 
-def _matrix(stack: torch.Tensor, slot: int) -> torch.Tensor:
-    """One adapter's matrix out of a stack (slots, 1, rows, columns) or (slots, rows, columns)."""
-    matrix = stack[slot]
-    return matrix[0] if matrix.dim() == 3 else matrix
+def pack(stacks_a: Sequence[Tensor], stacks_b: Sequence[Tensor], slot: int, dtype: torch.dtype) -> Packed | None:
+    """The adapter in `slot` of a layer's stacks, (slots, 1, rank, inputs) and (slots, 1, outputs, rank) per slice.
+
+    None where it changes nothing.
+    """
+    parts_a, parts_b = [], []
+    first, width = 0, sum(stack.shape[-2] for stack in stacks_b)
+    for stack_a, stack_b in zip(stacks_a, stacks_b, strict=True):
+        a_RI, b_OR = stack_a[slot, 0].float(), stack_b[slot, 0].float()
+        used_R = a_RI.any(1) & b_OR.any(0)
+        b_RO = b_OR.new_zeros(int(used_R.sum()), width)
+        b_RO[:, first : first + len(b_OR)] = b_OR[:, used_R].T
+        parts_a.append(a_RI[used_R])
+        parts_b.append(b_RO)
+        first += len(b_OR)
+    a_RI, b_RO = torch.cat(parts_a), torch.cat(parts_b)
+    return Packed(a_RI.T.contiguous(), b_RO, a_RI.to(dtype), b_RO.to(dtype)) if len(a_RI) else None
 
 
-def register() -> None:
-    """vLLM calls this in each of its processes (entry point `vllm.general_plugins`)."""
-    if os.environ.get(SWITCH, "").lower() in {"off", "0", "false"}:
-        log.warning("%s=off: adapters on the CPU are left to vLLM, whose mixed batches are wrong", SWITCH)
-        return
-    from vllm.platforms import current_platform
+class PackedStacks:
+    """Packed adapters of every layer, made when first used and again after vLLM writes to the layer's stacks."""
 
-    if not current_platform.is_cpu():
-        return
-    try:
-        from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
-    except ImportError:
-        log.warning("vLLM has no %s any more: the CPU adapter repair stays off", _WRAPPER)
-        return
-    changed = changed_methods(PunicaWrapperCPU)
-    if changed:
-        log.warning("vLLM has changed %s: the CPU adapter repair stays off", ", ".join(changed))
-        return
-    if getattr(PunicaWrapperCPU, "burnish_repaired", False):
-        return
-    repair(PunicaWrapperCPU)
-    log.info("the CPU adapter repair is on: one matrix product per adapter, base requests untouched")
+    def __init__(self) -> None:
+        self._layers: dict[int, tuple[Sequence[Tensor], tuple[int, ...], dict[int, Packed | None]]] = {}
 
-
-def changed_methods(wrapper: type) -> list[str]:
-    """The methods of vLLM's wrapper that do not take what this repair was written for."""
-    return [
-        name
-        for name, expected in _EXPECTED.items()
-        if not hasattr(wrapper, name) or tuple(inspect.signature(getattr(wrapper, name)).parameters) != expected
-    ]
+    def get(
+        self, stacks_a: Sequence[Tensor], stacks_b: Sequence[Tensor], slot: int, dtype: torch.dtype
+    ) -> Packed | None:
+        stacks = (*stacks_a, *stacks_b)
+        if any(stack.is_inference() for stack in stacks):  # these count no writes
+            return pack(stacks_a, stacks_b, slot, dtype)
+        written = tuple(stack._version for stack in stacks)
+        # The entry holds the stacks, so that no other tensor can come by their id.
+        _, known, slots = self._layers.get(id(stacks_a[0]), (stacks, None, {}))
+        if known != written:
+            slots = {}
+            self._layers[id(stacks_a[0])] = (stacks, written, slots)
+        if slot not in slots:
+            slots[slot] = pack(stacks_a, stacks_b, slot, dtype)
+        return slots[slot]
 
 
-def repair(wrapper: Any) -> None:
-    """Puts the grouped products in the place of the wrapper's own."""
-    # Before the first batch is described (vLLM's own warm-up) nobody has an adapter.
-    wrapper.token_groups = wrapper.sample_groups = ()
-    wrapper.update_metadata = _regrouping(wrapper.update_metadata)
-    wrapper.add_shrink = _add_shrink
-    wrapper.add_expand = _add_expand
-    wrapper.add_lora_embedding = _add_lora_embedding
-    wrapper.add_lora_linear = _add_lora_linear
-    wrapper.add_lora_logits = _add_lora_logits
-    wrapper.burnish_repaired = True
+class GroupedLora:
+    """The methods that take the place of `PunicaWrapperCPU`'s, whose subclass it is mixed into.
+
+    T are the tokens of a step, or its sampled ones for the LM head.
+    """
+
+    token_lora_indices: Tensor
+    sampler_indices: Tensor
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._packs = PackedStacks()
+        self._token_groups: tuple[Group, ...] = ()
+        self._sampler_groups: tuple[Group, ...] = ()
+
+    def update_metadata(
+        self, mapping: Any, lora_index_to_id: Any, max_loras: int, vocab_size: int, **more: Any
+    ) -> None:
+        super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **more)  # type: ignore[misc]
+        self._token_groups = group_rows(self.token_lora_indices)
+        self._sampler_groups = group_rows(self.sampler_indices)
+
+    def add_lora_linear(
+        self,
+        y: Tensor,
+        x: Tensor,
+        lora_a_stacked: Sequence[Tensor],
+        lora_b_stacked: Sequence[Tensor],
+        scale: float,
+        output_slices: Sequence[int],
+        **_: Any,
+    ) -> None:
+        """y += scale · x @ A @ B for the rows of each adapter; the slices of the output lie side by side."""
+        self._add_packed(y, x, (lora_a_stacked, lora_b_stacked), scale, self._token_groups)
+
+    def add_lora_logits(
+        self, y: Tensor, x: Tensor, lora_a_stacked: Tensor, lora_b_stacked: Tensor, scale: float, **_: Any
+    ) -> None:
+        """The same for the LM head, where a row is a token to sample.
+
+        For the log-probs of a prompt vLLM calls it with that prompt's rows instead, and does not say whose they are:
+        they get an adapter only when the whole batch uses one.
+        """
+        groups, n_sampled = self._sampler_groups, len(self.sampler_indices)
+        if x.shape[0] != n_sampled:
+            one_for_all = len(groups) == 1 and groups[0].rows == slice(0, n_sampled)
+            groups = (Group(groups[0].slot, slice(None)),) if one_for_all else ()
+        self._add_packed(y, x, ((lora_a_stacked,), (lora_b_stacked,)), scale, groups)
+
+    def add_lora_embedding(
+        self, y: Tensor, x: Tensor, lora_b_stacked: Tensor, add_inputs: bool = True, **_: Any
+    ) -> None:
+        """y += x @ B, where x are the rows of A that vLLM looked up."""
+        _add_rows(y, x, lora_b_stacked, self._token_groups, add_inputs)
+
+    def add_shrink(
+        self, y: Sequence[Tensor] | Tensor, x: Tensor, lora_a_stacked: Sequence[Tensor], scale: float, **_: Any
+    ) -> None:
+        """y[slice] = scale · x @ A; called by itself with sharded adapters only."""
+        x_TI = x.view(-1, x.shape[-1])
+        for y_TR, stack in zip(y, lora_a_stacked, strict=True):
+            _add_rows(y_TR.view(-1, y_TR.shape[-1]), x_TI * scale, stack, self._token_groups, add=False)
+
+    def add_expand(
+        self,
+        y: Tensor,
+        x: Sequence[Tensor] | Tensor,
+        lora_b_stacked: Sequence[Tensor],
+        output_slices: Sequence[int],
+        offset_start: int = 0,
+        add_inputs: bool = True,
+        **_: Any,
+    ) -> None:
+        """y[:, slice] += x[slice] @ B; called by itself with sharded adapters only."""
+        y_TO, first = y.view(-1, y.shape[-1]), offset_start
+        for x_TR, stack, width in zip(x, lora_b_stacked, output_slices, strict=True):
+            _add_rows(y_TO[:, first : first + width], x_TR, stack, self._token_groups, add_inputs)
+            first += width
+
+    def _add_packed(
+        self,
+        y: Tensor,
+        x: Tensor,
+        stacks: tuple[Sequence[Tensor], Sequence[Tensor]],
+        scale: float,
+        groups: Sequence[Group],
+    ) -> None:
+        if not groups:
+            return
+        y_TO, x_TI = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+        for group in groups:
+            packed = self._packs.get(*stacks, group.slot, x.dtype)
+            if packed is not None:
+                # Stock vLLM allows a layer's output to be padded past the adapter's.
+                _update(y_TO[:, : packed.b_RO.shape[1]], group.rows, _adder(packed, x_TI[group.rows], scale))
 
 
-def _regrouping(update_metadata: Callable[..., None]) -> Callable[..., None]:
-    def update(self: Any, *args: Any, **kwargs: Any) -> None:
-        update_metadata(self, *args, **kwargs)
-        self.token_groups = group_rows(self.token_lora_indices.tolist())
-        self.sample_groups = group_rows(self.sampler_indices.tolist())
-
-    return update
+def _adder(packed: Packed, x_TI: Tensor, scale: float) -> Callable[[Tensor], None]:
+    return lambda y_TO: packed.add_to(y_TO, x_TI, scale)
 
 
-def _add_lora_linear(
-    self: Any,
-    y: torch.Tensor,
-    x: torch.Tensor,
-    lora_a_stacked: tuple[torch.Tensor, ...],
-    lora_b_stacked: tuple[torch.Tensor, ...],
-    scale: float,
-    output_slices: tuple[int, ...],
-    *,
-    buffer: tuple[torch.Tensor, ...] | None = None,
-    **kwargs: Any,
-) -> None:
-    if not self.token_groups:
-        return
-    flat_y, flat_x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
-    offset = 0
-    for stacks, width in zip(zip(lora_a_stacked, lora_b_stacked, strict=True), output_slices, strict=True):
-        add_grouped(flat_y[:, offset : offset + width], flat_x, stacks, self.token_groups, scale)
-        offset += width
+def _update(y_TO: Tensor, rows: slice | Tensor, change: Callable[[Tensor], None]) -> None:
+    """Apply an in-place `change` to these rows."""
+    part_TO = y_TO[rows]
+    change(part_TO)
+    if not isinstance(rows, slice):  # indexing by a tensor copied them
+        y_TO[rows] = part_TO
 
 
-def _add_lora_logits(
-    self: Any,
-    y: torch.Tensor,
-    x: torch.Tensor,
-    lora_a_stacked: torch.Tensor,
-    lora_b_stacked: torch.Tensor,
-    scale: float,
-    *,
-    buffer: torch.Tensor | None = None,
-    **kwargs: Any,
-) -> None:
-    # Most adapters leave the LM head alone; B spans the vocabulary, so an empty A is worth a look.
-    groups = [group for group in self.sample_groups if bool(lora_a_stacked[group.slot].any())]
-    if groups:
-        add_grouped(
-            y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1]), (lora_a_stacked, lora_b_stacked), groups, scale
-        )
-
-
-def _add_lora_embedding(
-    self: Any,
-    y: torch.Tensor,
-    x: torch.Tensor,
-    lora_b_stacked: torch.Tensor,
-    add_inputs: bool = True,
-    **kwargs: Any,
-) -> None:
-    _expand_into(y.view(-1, y.shape[-1]), x, lora_b_stacked, self.token_groups)
-
-
-def _add_shrink(
-    self: Any, y: Any, x: torch.Tensor, lora_a_stacked: tuple[torch.Tensor, ...], scale: float, **kwargs: Any
-) -> None:
-    flat_x = x.view(-1, x.shape[-1])
-    for target, stack in zip(y, lora_a_stacked, strict=True):
-        rows_out = target.view(-1, target.shape[-1])
-        for group in self.token_groups:
-            a = _matrix(stack, group.slot)
-            rows_out[group.rows, : a.shape[0]] = ((flat_x[group.rows].to(a.dtype) @ a.t()) * scale).to(rows_out.dtype)
-
-
-def _add_expand(
-    self: Any,
-    y: torch.Tensor,
-    x: Any,
-    lora_b_stacked: tuple[torch.Tensor, ...],
-    output_slices: tuple[int, ...],
-    offset_start: int = 0,
-    add_inputs: bool = True,
-    **kwargs: Any,
-) -> None:
-    flat_y = y.view(-1, y.shape[-1])
-    offset = offset_start
-    for shrunk, stack, width in zip(x, lora_b_stacked, output_slices, strict=True):
-        _expand_into(flat_y[:, offset : offset + width], shrunk, stack, self.token_groups)
-        offset += width
-
-
-def _expand_into(y: torch.Tensor, x: torch.Tensor, stack: torch.Tensor, groups: Sequence[Group]) -> None:
-    """y += x Bᵀ for the rows of every group."""
+def _add_rows(y_TO: Tensor, x_TI: Tensor, stack: Tensor, groups: Sequence[Group], add: bool) -> None:
+    """y (+)= x @ W^T with W, (outputs, inputs), of each group's adapter; other rows stay as they are."""
     for group in groups:
-        b = _matrix(stack, group.slot)
-        y[group.rows, : b.shape[0]] += (x[group.rows].to(b.dtype) @ b.t()).to(y.dtype)
+        weight_OI = stack[group.slot].view(stack.shape[-2:]).to(y_TO.dtype)
+        delta_TO = F.linear(x_TI[group.rows].to(y_TO.dtype), weight_OI)
+        width = min(y_TO.shape[1], delta_TO.shape[1])
+        if add:
+            delta_TO[:, :width] += y_TO[group.rows, :width]
+        y_TO[group.rows, :width] = delta_TO[:, :width]
+
+
+def _rows(chosen_T: Tensor) -> slice | Tensor:
+    rows_N = chosen_T.nonzero().squeeze(1)
+    first, last = int(rows_N[0]), int(rows_N[-1])
+    return slice(first, last + 1) if last - first + 1 == len(rows_N) else rows_N
+
+
+def _takes(method: object, wanted: Sequence[str]) -> bool:
+    return callable(method) and set(wanted) <= set(inspect.signature(method).parameters)
+
+
+def _chosen_wrapper(stock: str, *, is_cpu: bool) -> str:
+    """The qualified name of the class that a worker shall use; says in one line what was chosen and why."""
+    from vllm.utils.import_utils import resolve_obj_by_qualname
+
+    wrapper = resolve_obj_by_qualname(stock)
+    reason = reason_to_stay_off(wrapper, is_cpu=is_cpu, setting=os.environ.get("BURNISH_CPU_LORA", "on"))
+    if reason:
+        logger.info("burnish_cpu_lora stays off: %s", reason)
+        return stock
+    logger.info("burnish_cpu_lora: adapters go by one product each, base requests are left alone")
+    grouped = type("GroupedPunicaWrapperCPU", (GroupedLora, wrapper), {"__module__": __name__})
+    globals()[grouped.__name__] = grouped
+    return f"{__name__}.{grouped.__name__}"

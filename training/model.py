@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -166,7 +167,7 @@ def _load(folder: Path, precision: Precision) -> Any:
         model = AutoModelForCausalLM.from_pretrained(
             str(folder), config=config, dtype=precision.base, attn_implementation=attention.NAME, local_files_only=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelRefused(f"the model in {folder} cannot be loaded: {error}") from error
     model.requires_grad_(False)
     return model.eval()

@@ -75,7 +75,7 @@ class ChatTokens:
                 "the chat template does not put an answer between its generation prompt and an end token; "
                 "use a model whose template does"
             )
-        return answered[start]
+        return int(answered[start])
 
 
 def _flat(message: Mapping[str, Any]) -> Message:

@@ -12,30 +12,29 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from feedback.connection import connect
 from feedback.errors import FeedbackError, LeaseLost, LedgerUnavailable
 from feedback.events import turns_named
-from feedback.ids import BASE_VERSION, JobId, Version
-from feedback.jobs import Claim, Job, JobStore
+from feedback.ids import BASE_VERSION, JobId
+from feedback.jobs import Claim, JobStore
 from feedback.ledger import Ledger
 from feedback.pairs import PairSet, build_pairs
 from feedback.policies import Policy, PolicyState, RegistryView
 from feedback.registry import Registry
+from training.answers import Samples
+from training.attempt import Attempt, CurveWriter, patiently
 from training.curate import Curated, curate, held_out_prompts
 from training.errors import GatewayRefused, ModelRefused, Stopped, TrainingError
-from training.evaluate import Judge, Prompt, SampleStore, compare_on_votes, measure, summarise
+from training.evaluate import Judge, compare_on_votes, measure, summarise
 from training.exits import EXIT_LEASE_LOST, EXIT_REFUSED, EXIT_STOPPED
 from training.files import write_json
 from training.gate import Report, Verdict, judge
-from training.gateway import Gateway, SamplingSettings
+from training.gateway import Gateway
 from training.loops.dpo import POLICY, Watch, train_dpo
 from training.model import SharedBase, load_chat_tokens
 from training.place import place
-from training.prompts import everyday
 from training.publish import Origin, Published, check_files, find_published, publish
 from training.recipe import Recipe, parse_recipe
 from training.settings import Settings, load_settings
@@ -46,42 +45,6 @@ T = TypeVar("T")
 
 DRAFT, LIVE = "draft", "live"
 """Names of the published adapters in the judge's model."""
-
-
-@dataclass
-class Attempt:
-    """One claimed attempt: the ledger, the folder, and what it has to say so far."""
-
-    settings: Settings
-    claim: Claim
-    job: Job
-    jobs: JobStore
-    ledger: Ledger
-    registry: Registry
-    gateway: Gateway
-    stop: threading.Event
-    report: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> Path:
-        return self.settings.job_folder(self.job.id)
-
-    def stage(self, name: str, progress: float) -> None:
-        """Say what comes next."""
-        self.check_stop()
-        log.info("%s", name)
-        patiently(lambda: self.jobs.report(self.claim, stage=name, progress=progress, report=self.report))
-
-    def progress(self, share: float) -> None:
-        """Say how far it is; a ledger that is away for a moment is no reason to stop."""
-        try:
-            self.jobs.report(self.claim, progress=share)
-        except LedgerUnavailable as error:
-            log.warning("progress not written: %s", error)
-
-    def check_stop(self) -> None:
-        if self.stop.is_set():
-            raise Stopped(f"stopped in stage {self.job.stage!r}")
 
 
 def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
@@ -167,7 +130,7 @@ def evaluate_once(
     tokens: ChatTokens,
     curated: Curated,
     published: Published,
-    samples: "Samples",
+    samples: Samples,
 ) -> Policy:
     """Sample, score and judge the draft; it leaves as a candidate or rejected."""
     settings, version = attempt.settings, published.version
@@ -181,6 +144,7 @@ def evaluate_once(
     attempt.stage("comparing on held-out votes", 0.65)
     votes = compare_on_votes(scorer, DRAFT, live, curated.held_out)
 
+    samples.wait_ahead()
     for rounds in range(1, samples.max_rounds + 1):
         prompts = samples.prompts(rounds)
         measured = {}
@@ -249,85 +213,6 @@ def promote_once(attempt: Attempt, policy: Policy) -> None:
         if patiently(attempt.registry.view).live != policy.version:  # else an earlier call went through unanswered
             attempt.report["promotion"] = f"refused: {error}"
     attempt.stage("closing", 0.99)
-
-
-class CurveWriter:
-    """Writes curve points to the job row; those that the ledger could not take are sent along with the next."""
-
-    def __init__(self, attempt: Attempt) -> None:
-        self._attempt = attempt
-        self._waiting: list[dict[str, float]] = []
-        self.last: dict[str, float] = {}
-
-    def add(self, point: Any) -> None:
-        self.last = dict(point)
-        self._waiting.append(self.last)
-        try:
-            self._send()
-        except LedgerUnavailable as error:
-            log.warning("curve point not written yet: %s", error)
-
-    def flush(self) -> None:
-        patiently(self._send)
-
-    def _send(self) -> None:
-        while self._waiting:
-            self._attempt.jobs.add_point(self._attempt.claim, self._waiting[0])
-            self._waiting.pop(0)
-
-
-class Samples:
-    """The gate's prompts and the versions' answers to them."""
-
-    def __init__(self, attempt: Attempt, asked: list[Prompt]) -> None:
-        gate = attempt.settings.gate
-        self._attempt = attempt
-        self._settings = SamplingSettings(gate.temperature, gate.max_tokens, gate.concurrency)
-        built_in: list[Prompt] = [({"role": "user", "content": text},) for text in everyday()]
-        own = asked[: gate.prompts // 2]
-        self._all = own + built_in
-        self._n_own = len(own)
-        self.max_rounds = max(1, len(self._all) // gate.prompts)
-
-    def prompts(self, rounds: int) -> list[Prompt]:
-        """The first `rounds` times the gate's number of prompts."""
-        return self._all[: rounds * self._attempt.settings.gate.prompts]
-
-    def answers(self, version: Version, prompts: list[Prompt]) -> Any:
-        """One answer of a version to each prompt; what is already kept is not asked again."""
-        home, attempt = self._attempt.settings.home, self._attempt
-        own = SampleStore(attempt.folder / "samples", self._settings)
-        shared = SampleStore(home / "samples", self._settings)
-        gateway, n = attempt.gateway, self._n_own
-        return [
-            *own.collect(gateway, version, prompts[:n], attempt.check_stop),
-            *shared.collect(gateway, version, prompts[n:], attempt.check_stop),
-        ]
-
-    def fetch_ahead(self) -> None:
-        """Ask base and live while training runs: the engine works on another core."""
-
-        def fetch() -> None:
-            try:
-                for version in dict.fromkeys((BASE_VERSION, self._attempt.registry.view().live)):
-                    self.answers(version, self.prompts(1))
-            except (TrainingError, FeedbackError) as error:  # only a head start; evaluation asks again
-                log.info("answers not fetched ahead: %s", error)
-
-        threading.Thread(target=fetch, daemon=True, name="fetch-ahead").start()
-
-
-def patiently(call: Callable[[], T], *, within_s: float = 120) -> T:
-    """Repeat a call of the ledger while Redis is away."""
-    deadline = time.monotonic() + within_s
-    while True:
-        try:
-            return call()
-        except LedgerUnavailable as error:
-            if time.monotonic() > deadline:
-                raise
-            log.warning("waiting for the ledger: %s", error)
-            time.sleep(1)
 
 
 def main(arguments: list[str]) -> int:

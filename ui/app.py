@@ -12,18 +12,18 @@ import aiohttp
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, RedirectResponse
 
-from ui.chat_page import ChatPage
-from ui.compare import Draw, draw_side
-from ui.desk import Given
-from ui.desks import Desks
+from ui.chat.compare import Draw, draw_side
+from ui.chat.desk import Given
+from ui.chat.desks import Desks
+from ui.chat.page import ChatPage
 from ui.errors import GatewayAway, GatewayRefused
 from ui.front import Front
 from ui.gateway import ChatGateway, OperatorGateway, Wire
-from ui.operators import Operators
 from ui.settings import Settings, load_settings
-from ui.status_page import StatusPage
+from ui.status.operators import Operators
+from ui.status.page import StatusPage
 from ui.theme import gradio_theme, head, script
 from ui.visitor import Visitors, load_secret
 
@@ -54,6 +54,7 @@ def build_app(settings: Settings, wire: Wire, page_key: str, draw: Draw) -> Fast
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Front, visitors=visitors)
     app.add_route("/healthz", _healthy)
+    app.add_route("/status", _to_status)
     _mount(app, StatusPage(OperatorGateway(wire), Operators(visitors)).build(), "/status", "status.css")
     _mount(app, ChatPage(desks, gateway, streams=settings.ui.streams).build(), "/", "chat.css")
     return app
@@ -71,17 +72,25 @@ async def _healthy(request: object) -> PlainTextResponse:
     return PlainTextResponse("ok")
 
 
+async def _to_status(request: object) -> RedirectResponse:
+    return RedirectResponse("/status/", 307)
+
+
 async def _page_key(path: Path) -> str:
     """The page's key, made by the gateway at its first start."""
     told = False
     while True:
-        key = path.read_text(encoding="utf-8").strip() if path.exists() else ""
+        key = await asyncio.to_thread(_text_in, path)
         if key:
             return key
         if not told:
             log.warning("waiting for the page's key in %s; the gateway makes it when it starts", path)
             told = True
         await asyncio.sleep(WAIT_S)
+
+
+def _text_in(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
 async def _gateway_answers(gateway: ChatGateway, url: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 
 from feedback.events import STATEMENT, Comparison, Edit, Rating, Retract
-from ui.conversations import Message, Said, Turn
+from ui.chat.conversations import STOPPED, Message, Said, Turn
 from ui.errors import AnswerBroken, GatewayAway, GatewayRefused
 
 Json = dict[str, Any]
@@ -129,9 +129,9 @@ class ChatGateway:
         answer = await self._wire.call(self._key, "GET", "/v1/turns", params=params)
         return [_turn(body) for body in reversed(answer["data"]) if body.get("session") and body.get("messages")]
 
-    async def said_about(self, turn_id: str) -> list[Said]:
-        """What was said about a turn and still stands, oldest first."""
-        answer = await self._wire.call(self._key, "GET", "/v1/feedback", params={"turn_id": turn_id})
+    async def said_about(self, turn_id: str, user: str) -> list[Said]:
+        """Everything a person said about a turn of theirs, oldest first."""
+        answer = await self._wire.call(self._key, "GET", "/v1/feedback", params={"turn_id": turn_id, "user": user})
         return [_said(body) for body in answer["data"]]
 
     async def say(self, statement: Rating | Comparison | Edit | Retract, idempotency_key: str) -> Said:
@@ -213,7 +213,7 @@ def _turn(body: Json) -> Turn:
         version=body["model"],
         messages=tuple(Message(message["role"], _text(message.get("content"))) for message in body["messages"]),
         answer=body["answer"],
-        finish_reason=body.get("finish_reason"),
+        finish_reason=body.get("finish_reason") or STOPPED,
         sampling=body.get("sampling") or {},
         compare_with=body.get("compare_with"),
     )

@@ -96,7 +96,8 @@ def test_a_crash_is_reported_by_name_with_its_last_lines_and_healed(tmp_path: Pa
         assert "shepherd | counting sheep" in output
         assert len(burnish.pids("other")) == 2
         assert burnish.starts("other") == 1
-    assert (tmp_path / "home" / "logs" / "shepherd.log").read_text() == "counting sheep\n" * 2
+        log = tmp_path / "home" / "logs" / "shepherd.log"
+        wait_until(lambda: log.read_text() == "counting sheep\n" * 2, within_s=15, what="both starts in one log")
 
 
 def test_kill_9_of_a_process_heals_and_leaves_no_orphan(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from feedback.ids import Version
 from tests.adapters import make_adapter
 from tests.fake_engine import BASE, FakeEngine, fake_engine, score
 from tests.serve.publish import Publisher
-from tests.services import Gateway, start_gateway, start_redis
+from tests.services import Engine, Gateway, start_gateway, start_redis
 
 FAKE_TOKENS = tuple(range(10, 30))
 
@@ -66,6 +66,33 @@ def api(gateway: Gateway) -> Iterator[httpx.Client]:
 def shared_api(shared_gateway: Gateway) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=shared_gateway.url, headers=shared_gateway.headers(), timeout=60) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def real_gateway(tmp_path_factory: pytest.TempPathFactory, engine: Engine, model_dir: Path) -> Iterator[Gateway]:
+    """A gateway on the real engine, with a Redis and a home of its own."""
+    folder = tmp_path_factory.mktemp("real")
+    with (
+        start_redis(folder / "redis") as redis_url,
+        start_gateway(folder / "home", redis_url, engine.url, model=model_dir) as running,
+    ):
+        yield running
+
+
+@pytest.fixture
+def real_api(real_gateway: Gateway) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=real_gateway.url, headers=real_gateway.headers(), timeout=120) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def strong_adapters(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> tuple[Path, Path]:
+    """Two adapters whose answers are easily told from the base's and from each other's."""
+    folder = tmp_path_factory.mktemp("strong")
+    return (
+        make_adapter(folder / "one", model_dir, seed=3, scale=0.4),
+        make_adapter(folder / "two", model_dir, seed=4, scale=0.4),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,14 @@ def test_usage_and_token_ids_come_when_asked_for(shared_api: httpx.Client) -> No
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
 def test_each_choice_is_a_turn_that_holds_what_was_sent(path: str, stream: bool, shared_api: httpx.Client) -> None:
-    extra = {"n": 2, "seed": 7, "temperature": 0.5, "user": "ann", "metadata": {"session": "s9"}, "stream": stream}
+    extra: dict[str, Any] = {
+        "n": 2,
+        "seed": 7,
+        "temperature": 0.5,
+        "user": "ann",
+        "metadata": {"session": "s9"},
+        "stream": stream,
+    }
     body = ask(**extra) if path == CHAT else {"model": "burnish", "prompt": "Once", **extra}
     answer = shared_api.post(path, json=body)
     first = events_of(answer.text)[0]["id"] if stream else answer.json()["id"]

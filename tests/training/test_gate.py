@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ N = 96
 
 
 def make_measures(
-    *, loss: float = 1.2, spread: float = 0.25, tokens: float = 60, seed: int = 0, **rows: object
+    *, loss: float = 1.2, spread: float = 0.25, tokens: float = 60, seed: int = 0, **rows: Any
 ) -> Measures:
     """N answers of ordinary text: `loss` nats a token on average under the base, of about `tokens` tokens."""
     chance = np.random.default_rng(seed)

@@ -2,13 +2,13 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from feedback.connection import connect
 from feedback.ids import JobId
 from feedback.jobs import Job, JobState
 from feedback.policies import PolicyState
@@ -18,7 +18,7 @@ from tests.training.workplace import Workplace, make_workplace, trainer_pid
 from training.publish import check_files
 from training.tokens import ChatTokens
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 MakeWorkplace = Callable[..., Workplace]
 
@@ -65,33 +65,18 @@ def test_the_schedule_starts_a_job_by_itself_and_its_version_goes_live(make: Mak
     assert place.jobs.recent() == [place.jobs.get(job.id)], "one round of votes makes one job"
 
 
-def test_curve_points_are_in_the_job_row_while_it_runs(make: MakeWorkplace) -> None:
-    place = make()
-    place.vote(12)
-    job_id = place.start_job(epochs=50, batch_pairs=1)
-    with place.worker(), place.beat():
-        place.wait_for_step(job_id, 3)
-        job = place.jobs.get(job_id)
-        assert (job.state, job.stage) == (JobState.running, "training")
-        assert 0 < job.progress < 1
-        point = place.jobs.curve(job_id)[0]
-        assert point.keys() >= {"step", "epoch", "loss", "margin", "chosen_logprob", "rejected_logprob", "accuracy"}
-        assert point["loss"] == pytest.approx(0.6931, abs=1e-3)
-        place.wait_for(job_id, JobState.done)
-
-
 @pytest.mark.parametrize("victim", ["trainer", "worker"])
 def test_a_job_whose_trainer_or_worker_is_killed_is_finished_once_with_the_same_adapter(
     make: MakeWorkplace, victim: str
 ) -> None:
     place = make()
     place.vote(12)
-    recipe = {"epochs": 50, "batch_pairs": 2}
+    recipe = {"epochs": 20, "batch_pairs": 2}
     job_id = place.start_job(**recipe)
     with ExitStack() as stack:
         stack.enter_context(place.beat())
         worker = stack.enter_context(place.worker())
-        place.wait_for_step(job_id, 20)
+        place.wait_for_step(job_id, 10)
         pid = trainer_pid(job_id)
         assert pid is not None
         os.kill(pid if victim == "trainer" else worker.pid, signal.SIGKILL)
@@ -102,16 +87,16 @@ def test_a_job_whose_trainer_or_worker_is_killed_is_finished_once_with_the_same_
     job = assert_finished_once(place, job_id)
     assert job.attempt == 2
     assert job.version is not None
-    unbroken = run_unbroken(make, place, recipe)
+    unbroken = run_unbroken(make, recipe)
     assert adapter_bytes(place, job) == adapter_bytes(*unbroken)
 
 
-def run_unbroken(make: MakeWorkplace, former: Workplace, recipe: dict[str, int]) -> tuple[Workplace, Job]:
-    """The same votes and recipe in a home of their own, with nobody killed."""
+def run_unbroken(make: MakeWorkplace, recipe: dict[str, int]) -> tuple[Workplace, Job]:
+    """The same votes and recipe in an empty ledger and a home of its own, with nobody killed."""
     place = make("unbroken")
-    events = former.ledger.standing_events()
-    assert events
-    job_id = place.start_job(**recipe, max_pair_tokens=2047)  # another id for the same work
+    connect(place.redis_url).flushdb()
+    place.vote(12)
+    job_id = place.start_job(**recipe)
     with place.beat(), place.worker():
         return place, place.wait_for(job_id, JobState.done)
 
@@ -123,7 +108,7 @@ def adapter_bytes(place: Workplace, job: Job) -> bytes:
 def test_a_worker_that_is_asked_to_stop_leaves_a_checkpoint_and_gives_the_job_back(make: MakeWorkplace) -> None:
     place = make(BURNISH_TRAINING_LEASE_S="600")
     place.vote(12)
-    job_id = place.start_job(epochs=50, batch_pairs=2)
+    job_id = place.start_job(epochs=20, batch_pairs=2)
     with place.beat():
         with place.worker() as worker:
             place.wait_for_step(job_id, 5)
@@ -137,43 +122,61 @@ def test_a_worker_that_is_asked_to_stop_leaves_a_checkpoint_and_gives_the_job_ba
     assert_finished_once(place, job_id)
 
 
-def test_a_job_that_keeps_crashing_fails_after_three_attempts_with_the_reason(make: MakeWorkplace) -> None:
+def test_a_job_whose_trainer_is_always_killed_fails_after_three_attempts(make: MakeWorkplace) -> None:
     place = make()
     place.vote(8)
     job_id = place.start_job()
-    weights = place.home / "model" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:100])
+    killed: set[int] = set()
+
+    def kill_any_trainer() -> bool:
+        pid = trainer_pid(job_id)
+        if pid is not None and pid not in killed:
+            killed.add(pid)
+            os.kill(pid, signal.SIGKILL)
+        return place.jobs.get(job_id).state is JobState.failed
+
     with place.beat(), place.worker():
-        job = place.wait_for(job_id, JobState.failed)
+        wait_until(kill_any_trainer, within_s=60, what="the job is given up")
+    job = place.jobs.get(job_id)
+    assert (job.attempt, len(killed)) == (3, 3)
     assert job.error is not None
-    assert "model" in job.error
-    assert job.attempt <= 3
+    assert "killed (signal 9)" in job.error
     assert place.registry.view().policies.keys() == {"v0000-base"}
 
 
-@pytest.mark.parametrize(
-    ("recipe", "says"), [({"beta": 9}, "beta = 9"), ({"bata": 1}, "bata = 1"), ({"min_pairs": 500}, "needs 500")]
-)
-def test_a_job_that_cannot_work_fails_at_once_in_words(make: MakeWorkplace, recipe: dict[str, int], says: str) -> None:
+def test_jobs_that_cannot_work_fail_at_once_in_words(make: MakeWorkplace) -> None:
     place = make()
     place.vote(8)
-    job_id = place.start_job(**recipe)
+    says = {
+        place.start_job(beta=9): "beta = 9",
+        place.start_job(bata=1): "bata = 1",
+        place.start_job(min_pairs=500): "needs 500",
+    }
     with place.beat(), place.worker():
-        job = place.wait_for(job_id, JobState.failed)
-    assert job.error is not None
-    assert says in job.error
-    assert "Traceback" not in job.error
-    assert job.attempt == 1
+        for job_id, words in says.items():
+            job = place.wait_for(job_id, JobState.failed)
+            assert words in str(job.error)
+            assert "Traceback" not in str(job.error)
+            assert job.attempt == 1
+        weights = place.home / "model" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:100])
+        job = place.wait_for(place.start_job(seed=1), JobState.failed)
+    assert "cannot be loaded" in str(job.error)
 
 
-def test_votes_that_come_while_a_job_runs_wait_for_the_next(make: MakeWorkplace) -> None:
+def test_while_a_job_runs_its_curves_can_be_read_and_new_votes_wait_for_the_next(make: MakeWorkplace) -> None:
     place = make()
-    place.vote(8)
+    place.vote(12)
     job_id = place.start_job(epochs=20, batch_pairs=2)
     with place.beat(), place.worker():
-        place.wait_for_step(job_id, 1)
+        place.wait_for_step(job_id, 3)
+        job = place.jobs.get(job_id)
+        assert (job.state, job.stage) == (JobState.running, "training")
+        assert 0 < job.progress < 1
+        point = place.jobs.curve(job_id)[0]
+        assert point.keys() >= {"step", "epoch", "loss", "margin", "chosen_logprob", "rejected_logprob", "accuracy"}
+        assert point["loss"] == pytest.approx(0.6931, abs=1e-3)
         place.vote(4, first=100)
         job = place.wait_for(job_id, JobState.done)
-    assert job.n_events == 8
+    assert job.n_events == 12
     assert place.ledger.pairs_since(place.jobs.snapshot_ordinal()) == 4
-    assert time.time() - job.created_at < 60

@@ -17,7 +17,7 @@ def tokens() -> ChatTokens:
 
 
 def test_a_prompt_ends_where_the_answer_begins(tokens: ChatTokens) -> None:
-    text = make_tokenizer().decode(tokens.prompt(MESSAGES))
+    text = make_tokenizer().decode(list(tokens.prompt(MESSAGES)))
     assert text == "<|im_start|>user\nSay hello<|im_end|>\n<|im_start|>assistant\n"
 
 

@@ -37,7 +37,9 @@ def make_model(folder: Path, *, seed: int = 0) -> Path:
         pad_token_id=257,
         initializer_range=0.1,
     )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(str(folder))
+    model = LlamaForCausalLM(config)
+    model.bfloat16()
+    model.save_pretrained(str(folder))
     (folder / "digest.txt").write_text(model_digest(folder) + "\n")
     return folder
 

@@ -102,7 +102,7 @@ class Workplace:
         with self._celery("worker", "-Q", "control", "--pool", "solo", "-n", "control@test", *options) as process:
             yield process
 
-    def wait_for(self, job_id: JobId, state: JobState, *, within_s: float = 60) -> Job:
+    def wait_for(self, job_id: JobId, state: JobState, *, within_s: float = 120) -> Job:
         wait_until(
             lambda: self.jobs.get(job_id).state is state, within_s=within_s, what=f"the job is {state}", every_s=0.1
         )

@@ -62,7 +62,8 @@ watch("value", () => {
   const typing = document.activeElement?.matches("textarea, input") && document.activeElement.value !== "";
   if (typing && !element.contains(document.activeElement)) return;
   wants.focus({ preventScroll: true });
-  wants.scrollIntoView({ block: "nearest", behavior: "smooth" });
+  const whole = wants.closest("section, form") ?? wants;
+  whole.scrollIntoView({ block: whole.offsetHeight > innerHeight * 0.9 ? "start" : "nearest", behavior: "smooth" });
 });
 
 // What was unfolded stays unfolded when the part is drawn anew.

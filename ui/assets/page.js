@@ -47,14 +47,16 @@
   });
 
   // Follow an answer as it is written, unless the person has scrolled up to read.
-  let following = true;
-  addEventListener("scroll", () => {
-    following = innerHeight + scrollY >= root.scrollHeight - 120;
-  }, { passive: true });
+  const main = document.getElementById("main");
   const live = document.getElementById("live");
-  if (live) {
+  if (main && live) {
+    let following = true;
+    const down = () => main.scrollTo({ top: main.scrollHeight });
+    main.addEventListener("scroll", () => {
+      following = main.clientHeight + main.scrollTop >= main.scrollHeight - 120;
+    }, { passive: true });
     new MutationObserver(() => {
-      if (following && !live.querySelector(".compare")) scrollTo({ top: root.scrollHeight });
-    }).observe(live, { childList: true, subtree: true, characterData: true });
+      if (following && !live.querySelector(".compare")) down();
+    }).observe(main, { childList: true, subtree: true, characterData: true });
   }
 }

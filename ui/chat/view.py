@@ -1,13 +1,12 @@
 """A desk → the HTML of the chat page's parts. Pure: text is escaped here, ids and versions never leave the desk."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from ui.conversations import Message, Step, Summary
-from ui.desk import Comparing, Desk, Notice, Panel, Writing
-from ui.gateway import Progress
+from ui.chat.conversations import STOPPED, Message, Step, Summary
+from ui.chat.desk import Comparing, Desk, Notice, Panel, Writing
+from ui.chat.panels import message_form, panel_html
 from ui.icons import IconName, icon
 from ui.markup import answer_html, attr, plain_html
-from ui.voting import DOWN_REASONS, UP_REASONS
 
 EMPTY = (
     '<div class="welcome"><h1>What would you like to know?</h1><p>Ask anything. When an answer could be better, press '
@@ -66,45 +65,9 @@ def side_html(summaries: Sequence[Summary], current: str) -> str:
     )
 
 
-def progress_html(progress: Progress) -> str:
-    """How many votes are missing until the next training."""
-    if progress.training:
-        return '<div class="progress"><p><span class="pulse"></span>A new version is being trained.</p></div>'
-    done, needed = min(progress.new_pairs, progress.needed), max(progress.needed, 1)
-    told = f"{done} of {needed} votes until the next training" if done < needed else "Enough votes for a training"
-    return (
-        f'<div class="progress"><p id="votes-told">{told}</p><div class="meter" role="progressbar" aria-labelledby="votes-told" '
-        f'aria-valuemin="0" aria-valuemax="{needed}" aria-valuenow="{done}"><span style="width:{100 * done / needed:.0f}%">'
-        "</span></div></div>"
-    )
-
-
-def brand_html() -> str:
-    return '<a class="brand" href="/">Burnish</a>'
-
-
-def bar_html() -> str:
-    """The bar over the conversation on a narrow screen."""
-    return (
-        f'<button class="tool" type="button" data-drawer aria-controls="side" aria-expanded="false" '
-        f'aria-label="Conversations">{icon("menu")}</button><a class="brand" href="/">Burnish</a>'
-    )
-
-
-def foot_html() -> str:
-    return f'<a href="/status">Status</a>{theme_toggle_html()}'
-
-
-def theme_toggle_html() -> str:
-    return (
-        '<button class="tool theme-toggle" type="button" data-theme-toggle aria-label="Switch to dark">'
-        f"{icon('sun')}{icon('moon')}</button>"
-    )
-
-
 def _keep_known(steps: Sequence[Step], asked: Sequence[Message]) -> list[Step]:
     """The asked messages, with the turns of those that are on the path already."""
-    known = {at: step for at, step in enumerate(steps)}
+    known = dict(enumerate(steps))
     return [
         known[at] if at in known and known[at].message == message else Step(message) for at, message in enumerate(asked)
     ]
@@ -124,23 +87,29 @@ def _step_html(desk: Desk, step: Step, at: int, *, last: bool, busy: bool) -> st
     panel = desk.panel if desk.panel is not None and desk.panel.at == at else None
     if step.message.role == "user":
         return _user_html(step, at, panel)
-    body = f'<div class="prose">{answer_html(step.message.text)}</div>'
-    if step.suggested is not None and step.turn is not None:
-        body += (
-            '<details class="original"><summary>Corrected by you</summary>'
-            f'<div class="prose">{answer_html(step.turn.answer)}</div></details>'
-        )
-    elif step.turn is not None and step.turn.finish_reason in ("stopped", "length"):
-        why = "Stopped by you." if step.turn.finish_reason == "stopped" else "Cut off at the length limit."
-        body += f'<p class="faint">{why}</p>'
+    body = f'<div class="prose">{answer_html(step.message.text)}</div>{_remark(step)}'
     tools = _answer_tools(desk, step, at, last=last, busy=busy)
-    form = _panel_html(desk, step, panel) if panel is not None else ""
+    form = panel_html(desk, step, panel) if panel is not None else ""
     return f'<article class="message answer" aria-label="Answer">{body}{tools}{form}</article>'
+
+
+def _remark(step: Step) -> str:
+    """What is to be said about an answer: its correction, or that it is not whole."""
+    turn = step.turn
+    if turn is None:
+        return ""
+    if step.suggested is not None:
+        is_shown = step.message.text == step.suggested
+        title, text = ("Corrected by you", turn.answer) if is_shown else ("Your correction", step.suggested)
+        return f'<details class="original"><summary>{title}</summary><div class="prose">{answer_html(text)}</div></details>'
+    remarks = {STOPPED: "Stopped before its end.", "length": "Cut off at the length limit."}
+    remark = remarks.get(turn.finish_reason or "")
+    return f'<p class="faint">{remark}</p>' if remark else ""
 
 
 def _user_html(step: Step, at: int, panel: Panel | None) -> str:
     if panel is not None:
-        return f'<article class="message asked editing" aria-label="You">{_message_form(step, at)}</article>'
+        return f'<article class="message asked editing" aria-label="You">{message_form(step, at)}</article>'
     tools = _tool("pen", "Edit this message", act="edit_message", at=at) + _copy_tool(step.message.text)
     return (
         f'<article class="message asked" aria-label="You"><div class="bubble">{plain_html(step.message.text)}</div>'
@@ -168,8 +137,8 @@ def _answer_tools(desk: Desk, step: Step, at: int, *, last: bool, busy: bool) ->
 def _tool(name: IconName, label: str, *, act: str, at: int, pressed: bool | None = None) -> str:
     state = "" if pressed is None else f' aria-pressed="{str(pressed).lower()}"'
     return (
-        f'<button class="tool" type="button" data-act="{act}" data-at="{at}" aria-label="{label}" title="{label}"{state}>'
-        f"{icon(name)}</button>"
+        f'<button class="tool" type="button" data-act="{act}" data-at="{at}" aria-label="{label}" '
+        f'title="{label}"{state}>{icon(name)}</button>'
     )
 
 
@@ -177,59 +146,6 @@ def _copy_tool(text: str) -> str:
     return (
         f'<button class="tool" type="button" data-copy="{attr(text)}" aria-label="Copy" title="Copy">'
         f"{icon('copy')}</button>"
-    )
-
-
-def _panel_html(desk: Desk, step: Step, panel: Panel) -> str:
-    if panel.kind == "correct":
-        return _form(
-            "correct_with",
-            panel.at,
-            f'<label for="correction">What it should have said</label>'
-            f'<textarea id="correction" name="text" rows="6" data-focus="correct-{panel.at}">'
-            f"{attr(step.message.text)}</textarea>",
-            "Send",
-        )
-    rating = desk.standing.rating(step.turn.id) if step.turn else None
-    given = rating.reasons if rating else ()
-    comment = rating.comment or "" if rating else ""
-    reasons = UP_REASONS if panel.kind == "up" else DOWN_REASONS
-    asked = "What is good about it?" if panel.kind == "up" else "What is wrong with it?"
-    return _form(
-        "explain",
-        panel.at,
-        f"<fieldset><legend>{asked}</legend>{_chips(reasons, given)}</fieldset>"
-        '<label for="comment">In your own words (optional)</label>'
-        f'<textarea id="comment" name="text" rows="2" maxlength="4000">{attr(comment)}</textarea>',
-        "Send",
-    )
-
-
-def _message_form(step: Step, at: int) -> str:
-    return _form(
-        "change_message",
-        at,
-        f'<label for="message">Edit your message</label><textarea id="message" name="text" rows="3" '
-        f'data-focus="message-{at}">{attr(step.message.text)}</textarea>',
-        "Send again",
-        slow=True,
-    )
-
-
-def _form(act: str, at: int, fields: str, send: str, *, slow: bool = False) -> str:
-    kind = "slow" if slow else "act"
-    return (
-        f'<form class="panel" data-{kind}="{act}" data-at="{at}">{fields}<div class="buttons">'
-        f'<button class="button strong" type="submit">{send}</button>'
-        '<button class="button" type="button" data-act="close_panel">Cancel</button></div></form>'
-    )
-
-
-def _chips(reasons: Mapping[str, str], given: Sequence[str]) -> str:
-    return "".join(
-        f'<label class="chip"><input type="checkbox" name="reason" value="{key}"{" checked" if key in given else ""}>'
-        f"<span>{label}</span></label>"
-        for key, label in reasons.items()
     )
 
 
@@ -261,9 +177,11 @@ def _comparing_html(comparing: Comparing) -> str:
     return (
         '<section class="compare" aria-labelledby="compare-title">'
         '<h2 id="compare-title" tabindex="-1" data-focus="compare">Which answer is better?</h2>'
-        f'<div class="sides">{_side_html("left", "Left", "Upper", left)}{_side_html("right", "Right", "Lower", right)}</div>'
+        f'<div class="sides">{_side_html("left", "Left", "Upper", left)}'
+        f"{_side_html('right', 'Right', 'Lower', right)}</div>"
         f'<div class="choices" role="group" aria-label="Your choice">{buttons}</div>'
-        '<p class="faint">Keys 1 to 4 work too. <button class="link" type="button" data-act="skip">Skip, and keep the '
+        '<p class="faint"><span class="on-wide">Keys 1 to 4 work too. </span>'
+        '<button class="link" type="button" data-act="skip">Skip, and keep the '
         "earlier answer</button></p></section>"
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-WIDTH, HEIGHT = 340, 170
+WIDTH, HEIGHT = 400, 150
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 24
 Tone = Literal["one", "two"]
 Point = tuple[float, float]
@@ -22,11 +22,12 @@ class Line:
 
 
 def line_chart(title: str, lines: Sequence[Line], *, unit: str = "") -> str:
-    """A figure with its title, the lines' last values, and one axis each way. Points that are not finite are left out."""
+    """A figure with its title, the lines' last values, and one axis each way. Points must be finite to be drawn."""
     drawn = [Line(line.name, _finite(line.points), line.tone) for line in lines]
     points = [point for line in drawn for point in line.points]
     if not points:
-        return f'<figure class="chart"><figcaption>{html.escape(title)}</figcaption><p class="faint">No points yet.</p></figure>'
+        empty = '<p class="faint">No points yet.</p>'
+        return f'<figure class="chart"><figcaption>{html.escape(title)}</figcaption>{empty}</figure>'
     left, right = _range([x for x, _ in points], pad=0.0)
     low, high = _range([y for _, y in points], pad=0.08)
     ticks = [low + (high - low) * share for share in (0.1, 0.5, 0.9)]
@@ -71,7 +72,8 @@ def _tick(y: float, value: float) -> str:
 def _curve(points: Sequence[tuple[float, float]], tone: Tone) -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     x, y = points[-1]
-    return f'<polyline class="curve {tone}" points="{path}"/><circle class="dot {tone}" cx="{x:.1f}" cy="{y:.1f}" r="2.8"/>'
+    end = f'<circle class="dot {tone}" cx="{x:.1f}" cy="{y:.1f}" r="2.8"/>'
+    return f'<polyline class="curve {tone}" points="{path}"/>{end}'
 
 
 def _legend(line: Line, unit: str) -> str:
@@ -85,8 +87,9 @@ def _told(line: Line) -> str:
 
 
 def number(value: float) -> str:
-    """Three figures, without an exponent where one can do without."""
+    """At most three figures, without an exponent where one can do without."""
     if value == 0:
         return "0"
-    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if abs(value) < 1000 else 0
-    return f"{value:.{min(digits, 6)}f}".replace("-", "−")
+    digits = min(max(0, 2 - math.floor(math.log10(abs(value)))), 6)
+    written = f"{value:.{digits}f}"
+    return (written.rstrip("0").rstrip(".") if digits else written).replace("-", "−")

@@ -5,9 +5,9 @@ from typing import Any
 
 import gradio as gr
 
-from ui.desk import Desk, Given, Notice
+from ui.chat.desk import Desk, Given, Notice
+from ui.chat.kept import read_kept
 from ui.errors import UiError, UnknownVisitor, sentence
-from ui.kept import read_kept
 from ui.visitor import Visitors
 
 MOST_DESKS = 5_000

@@ -5,11 +5,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ui.charts import Line, line_chart
-from ui.console import Asked, Facts, allowed, short
-from ui.gate_view import badge, gate_html
 from ui.gateway import Json
 from ui.icons import icon
+from ui.status.charts import Line, line_chart
+from ui.status.console import Asked, Facts, allowed, short
+from ui.status.gate import badge, gate_html
 
 _MOVES: Mapping[str, tuple[str, str]] = {
     "promote": ("Promote", "goes live; new requests use it at once"),
@@ -79,12 +79,12 @@ def audit_html(facts: Facts) -> str:
     """Who moved what, when, and why."""
     rows = "".join(
         f"<tr><td>{ago(entry['at'])}</td><td>{html.escape(entry['action'])} {_version(entry['version'])}</td>"
-        f'<td class="why">{html.escape(entry["reason"])}</td><td>{html.escape(entry["actor"])}</td></tr>'
+        f'<td class="why">{html.escape(entry["reason"])}</td><td>{html.escape(entry["actor"][:24])}</td></tr>'
         for entry in facts.audit[:30]
     )
     body = (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Audit trail"><table><thead><tr><th>When</th><th>What</th>'
-        f"<th>Why</th><th>Who</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="Audit trail"><table><thead><tr><th>When</th>'
+        f"<th>What</th><th>Why</th><th>Who</th></tr></thead><tbody>{rows}</tbody></table></div>"
         if rows
         else '<p class="faint">Nothing has been moved yet.</p>'
     )
@@ -115,7 +115,8 @@ def _schedule_html(schedule: Json) -> str:
     reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in schedule["reasons"])
     enough = total >= schedule["min_pairs"]
     can = enough and schedule["running"] is None and bool(schedule["recipes"])
-    missing = "" if enough else f'<p class="faint">Train now needs {schedule["min_pairs"]} pairs; there are {total}.</p>'
+    needs = f"Train now needs {schedule['min_pairs']} pairs; there are {total}."
+    missing = "" if enough else f'<p class="faint">{needs}</p>'
     return (
         f'<p class="big">{new} <span class="faint">of {needed} new pairs</span></p>'
         f'<div class="meter" role="progressbar" aria-label="New pairs" aria-valuemin="0" aria-valuemax="{needed}" '
@@ -148,18 +149,23 @@ def _job_html(job: Json) -> str:
     return (
         f'<p class="job-head">{mark}{badge(job["state"])} <b>{html.escape(job["stage"])}</b>'
         f'<span class="faint">{share:.0%}</span></p>{bar}'
-        f'<p class="faint">Job {html.escape(job["id"][:8])}, recipe {html.escape(job["recipe"])}, {job["n_events"]} votes'
-        f"{attempt}; asked for by {html.escape(job['actor'])} ({html.escape(job['reason'])}), made "
-        f"{ago(job['created_at'])}{ended}.{made}</p>{error}"
+        f'<p class="faint">Job {short_job(job["id"])}, recipe {html.escape(job["recipe"])}, '
+        f"{job['n_events']} votes{attempt}; asked for by {html.escape(job['actor'])} "
+        f"({html.escape(job['reason'])}), made {ago(job['created_at'])}{ended}.{made}</p>{error}"
     )
+
+
+def short_job(job_id: str) -> str:
+    return html.escape(job_id.removeprefix("job-")[:8])
 
 
 def _job_row(job: Json, is_shown: bool) -> str:
     version = f" → {html.escape(short(job['version']))}" if job.get("version") else ""
     return (
         f'<li><button class="row" type="button" data-act="show_job" data-job="{html.escape(job["id"])}" '
-        f'aria-pressed="{str(is_shown).lower()}"><code>{html.escape(job["id"][:8])}</code> {badge(job["state"])}'
-        f'<span>{html.escape(job["recipe"])}{version}</span><span class="faint">{ago(job["created_at"])}</span></button></li>'
+        f'aria-pressed="{str(is_shown).lower()}"><code>{short_job(job["id"])}</code> {badge(job["state"])}'
+        f"<span>{html.escape(job['recipe'])}{version}</span>"
+        f'<span class="faint">{ago(job["created_at"])}</span></button></li>'
     )
 
 
@@ -187,14 +193,22 @@ def _policy_html(policy: Json) -> str:
     parent = f"from {_version(policy['parent'])}, " if policy.get("parent") else ""
     load = policy.get("load") or {}
     unloaded = f'<p class="wrong">Not loaded: {html.escape(str(load["error"]))}</p>' if load.get("error") else ""
-    last = policy["history"][-1] if policy.get("history") else None
-    why = f'<p class="faint">{html.escape(last["reason"])}</p>' if last and last.get("reason") else ""
+    why = _last_move_html(policy)
     gate = gate_html(policy["gate"], policy["version"]) if policy.get("gate") else ""
+    made = f'<span class="faint">{parent}made {ago(policy["created_at"])}</span>'
     return (
-        f'<li><div class="policy-head">{_version(policy["version"])} {badge(policy["state"])}'
-        f'<span class="faint">{parent}made {ago(policy["created_at"])}</span><span class="buttons">{buttons}</span></div>'
-        f"{why}{unloaded}{gate}</li>"
+        f'<li><div class="policy-head">{_version(policy["version"])} {badge(policy["state"])}{made}'
+        f'<span class="buttons">{buttons}</span></div>{why}{unloaded}{gate}</li>'
     )
+
+
+def _last_move_html(policy: Json) -> str:
+    """When and why it came to be live, retired or withdrawn; the gate tells the rest."""
+    if policy["state"] not in ("live", "retired", "withdrawn") or not policy.get("history"):
+        return ""
+    last = policy["history"][-1]
+    moved = f"{html.escape(last['state'].capitalize())} {ago(last['at'])}"
+    return f'<p class="faint">{moved}: {html.escape(last["reason"])}</p>'
 
 
 def _version(version: str | None) -> str:

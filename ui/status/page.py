@@ -8,12 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from ui import status_view
-from ui.chat_view import theme_toggle_html
-from ui.console import Asked, Console, Facts, carry_out, look
 from ui.errors import NotSignedIn, UiError, sentence
+from ui.frame import theme_toggle_html
 from ui.gateway import OperatorGateway
-from ui.operators import Operators
+from ui.status import view
+from ui.status.console import Asked, Console, Facts, carry_out, look
+from ui.status.operators import Operators
 from ui.theme import script
 
 Draw = list[Any]
@@ -23,6 +23,7 @@ MOST_CONSOLES = 500
 AT_ONCE = 16
 _MOVES = ("promote", "withdraw", "rollback", "train")
 _PARTS = ("overview", "ask", "told", "training", "policies", "audit")
+_DRAWN = 2 + len(_PARTS)
 
 
 class StatusPage:
@@ -131,18 +132,18 @@ class StatusPage:
         try:
             facts = await look(self._gateway, self._operators.key_of(request.cookies), console.job_id)
         except NotSignedIn:
-            return self._signed_out(request, "")
+            return [gr.skip()] * _DRAWN if console.signed_in is False else self._signed_out(request, "")
         except UiError as error:
-            told = status_view.told_html(sentence(error), bad=True)
+            told = view.told_html(sentence(error), bad=True)
             return [gr.skip(), gr.skip(), *_changed(console, {"told": told})]
-        first = "overview" not in console.drawn
-        shown = [gr.update(visible=False), gr.update(visible=True)] if first else [gr.skip(), gr.skip()]
+        came_in, console.signed_in = console.signed_in is not True, True
+        shown = [gr.update(visible=False), gr.update(visible=True)] if came_in else [gr.skip(), gr.skip()]
         return [*shown, *_changed(console, _html(console, facts))]
 
     def _signed_out(self, request: gr.Request, told: str) -> Draw:
         """Nothing of the console is left on screen."""
-        self._consoles.pop(_session(request), None)
-        parts = dict.fromkeys(_PARTS, "") | {"told": status_view.told_html(told, bad=True)}
+        self._consoles[_session(request)] = Console(signed_in=False)
+        parts = dict.fromkeys(_PARTS, "") | {"told": view.told_html(told, bad=True)}
         return [gr.update(visible=True), gr.update(visible=False), *parts.values()]
 
     def _console(self, request: gr.Request) -> Console:
@@ -159,12 +160,12 @@ def _part(name: str) -> gr.HTML:
 
 def _html(console: Console, facts: Facts) -> dict[str, str]:
     return {
-        "overview": status_view.overview_html(facts),
-        "ask": status_view.ask_html(console.asked),
-        "told": status_view.told_html(console.told, bad=console.told_bad),
-        "training": status_view.training_html(facts),
-        "policies": status_view.policies_html(facts),
-        "audit": status_view.audit_html(facts),
+        "overview": view.overview_html(facts),
+        "ask": view.ask_html(console.asked),
+        "told": view.told_html(console.told, bad=console.told_bad),
+        "training": view.training_html(facts),
+        "policies": view.policies_html(facts),
+        "audit": view.audit_html(facts),
     }
 
 

@@ -13,6 +13,8 @@ from feedback.events import Comparison, Edit, Rating, Retract, Verdict
 
 Pair = frozenset[str]
 TITLE_CHARS = 60
+STOPPED = "stopped"
+"""The finish reason of an answer that was stopped, or cut off by a failure, before its end."""
 
 
 @dataclass(frozen=True)
@@ -189,9 +191,14 @@ def _step(turns: Sequence[Turn], messages: tuple[Message, ...], at: int, words: 
     if message.role != "assistant":
         return Step(message)
     for turn in reversed(turns):
-        if turn.messages == messages[:at] and message.text in (turn.answer, words.edit(turn.id)):
+        if turn.messages == messages[:at] and (_is_answer(turn, message.text) or message.text == words.edit(turn.id)):
             return Step(message, turn, words.edit(turn.id))
     return Step(message)
+
+
+def _is_answer(turn: Turn, text: str) -> bool:
+    """Of a stopped answer the ledger may hold some words more than had come to the screen."""
+    return text == turn.answer or (turn.finish_reason == STOPPED and turn.answer.startswith(text))
 
 
 def _drop(held: dict[Any, Said], event_id: str) -> None:

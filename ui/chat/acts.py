@@ -5,9 +5,9 @@ The browser names places on screen and gives texts; whatever else it sends is dr
 
 from typing import Any
 
-from ui import voting
-from ui.compare import Choice
-from ui.desk import Desk, Panel
+from ui.chat import voting
+from ui.chat.compare import Choice
+from ui.chat.desk import Desk, Panel
 
 Said = dict[str, Any]
 
@@ -71,11 +71,10 @@ def _skip(desk: Desk, said: Said) -> None:
 
 
 def _panel(desk: Desk, said: Said) -> None:
-    kind = "message" if said.get("act") == "edit_message" else "correct"
     at = place(said)
-    if not 0 <= at < len(desk.path.steps):
+    if not 0 <= at < len(desk.on_screen()):
         return
-    wanted = Panel("message" if kind == "message" else "correct", at)
+    wanted = Panel("message" if said.get("act") == "edit_message" else "correct", at)
     desk.panel = None if desk.panel == wanted else wanted
 
 

@@ -8,13 +8,12 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from ui.conversations import Message, Turn
-from ui.desk import Desk, Notice, Writing
+from ui.chat.conversations import STOPPED, Message, Turn
+from ui.chat.desk import Desk, Notice, Writing
 from ui.errors import UiError, sentence
 from ui.gateway import Ask, Piece
 
 REPAINT_S = 0.08
-STOPPED = "stopped"
 SAME_AGAIN = "The second answer is word for word the same, so there is nothing to compare."
 
 
@@ -22,9 +21,12 @@ Steps = AsyncGenerator[None, None]
 
 
 def send(desk: Desk, text: str) -> Steps:
-    """Ask the next thing. A pair that nobody judged is left: the earlier answer goes on."""
+    """Ask the next thing, together with what has no answer yet. Of a pair without a verdict the earlier goes on."""
     if not text.strip() or not _free(desk):
         return _nothing()
+    if desk.unsent:
+        *before, last = desk.unsent
+        return _ask(desk, (*before, Message("user", f"{last.text}\n\n{text.strip()}")))
     desk.skip()
     return _ask(desk, (*desk.path.messages, Message("user", text.strip())))
 
@@ -36,11 +38,11 @@ def resend(desk: Desk) -> Steps:
 
 def change_message(desk: Desk, at: int, text: str) -> Steps:
     """Say an earlier message anew; the conversation goes on from there."""
-    steps = desk.path.steps
-    is_own = 0 <= at < len(steps) and steps[at].message.role == "user"
+    messages = desk.on_screen()
+    is_own = 0 <= at < len(messages) and messages[at].role == "user"
     if not is_own or not text.strip() or not _free(desk):
         return _nothing()
-    return _ask(desk, (*desk.path.messages[:at], Message("user", text.strip())))
+    return _ask(desk, (*messages[:at], Message("user", text.strip())))
 
 
 def regenerate(desk: Desk) -> Steps:

@@ -1,4 +1,4 @@
-"""The chat page: Gradio's wiring between the parts on screen and the acts on a desk. `chat_view` draws it."""
+"""The chat page: Gradio's wiring between the parts on screen and the acts on a desk. `view` draws it."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -6,11 +6,12 @@ from typing import Any
 
 import gradio as gr
 
-from ui import asking, chat_view
-from ui.chat_acts import act, place
-from ui.conversations import conversations
-from ui.desk import Desk, Notice
-from ui.desks import Desks
+from ui import frame
+from ui.chat import asking, view
+from ui.chat.acts import act, place
+from ui.chat.conversations import conversations
+from ui.chat.desk import Desk, Notice
+from ui.chat.desks import Desks
 from ui.errors import UiError, sentence
 from ui.gateway import ChatGateway
 from ui.theme import script
@@ -42,12 +43,12 @@ class ChatPage:
         self.timer = gr.Timer(PROGRESS_EVERY_S)
         with gr.Row(elem_id="shell"):
             with gr.Column(elem_id="side", scale=0, min_width=0):
-                gr.HTML(chat_view.brand_html(), elem_id="brand", js_on_load=None, apply_default_css=False)
+                gr.HTML(frame.brand_html(), elem_id="brand", js_on_load=None, apply_default_css=False)
                 self.side = _part("list")
                 self.progress = gr.HTML("", elem_id="progress", js_on_load=None, apply_default_css=False)
-                gr.HTML(chat_view.foot_html(), elem_id="foot", js_on_load=None, apply_default_css=False)
+                gr.HTML(frame.foot_html(), elem_id="foot", js_on_load=None, apply_default_css=False)
             with gr.Column(elem_id="main", scale=1, min_width=0):
-                gr.HTML(chat_view.bar_html(), elem_id="bar", js_on_load=None, apply_default_css=False)
+                gr.HTML(frame.bar_html(), elem_id="bar", js_on_load=None, apply_default_css=False)
                 self.talk = _part("talk")
                 self.live = _part("live")
                 self.notice = _part("notice")
@@ -144,7 +145,7 @@ class ChatPage:
 
     async def _on_tick(self) -> Any:
         try:
-            return chat_view.progress_html(await self._gateway.progress())
+            return frame.progress_html(await self._gateway.progress())
         except UiError:
             return gr.skip()
 
@@ -162,10 +163,10 @@ def _draw(desk: Desk) -> Draw:
     listed = conversations(desk.turns, undone=desk.kept.undone, hidden=desk.kept.hidden)
     writing = desk.writing is not None
     return [
-        chat_view.side_html(listed, desk.session),
-        chat_view.talk_html(desk),
-        chat_view.live_html(desk),
-        chat_view.notice_html(desk.notice),
+        view.side_html(listed, desk.session),
+        view.talk_html(desk),
+        view.live_html(desk),
+        view.notice_html(desk.notice),
         gr.update(visible=not writing),
         gr.update(visible=writing),
         desk.remembered().as_json(),
@@ -174,11 +175,11 @@ def _draw(desk: Desk) -> Draw:
 
 def _draw_live(desk: Desk) -> Draw:
     drawn = [gr.skip()] * 7
-    drawn[2] = chat_view.live_html(desk)
+    drawn[2] = view.live_html(desk)
     return drawn
 
 
 def _trouble(error: UiError) -> Draw:
     drawn: Draw = [gr.skip()] * 7
-    drawn[3] = chat_view.notice_html(Notice(sentence(error), bad=True))
+    drawn[3] = view.notice_html(Notice(sentence(error), bad=True))
     return drawn

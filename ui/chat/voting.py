@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from feedback.events import Edit, Rating, Retract, turns_named
-from ui.compare import Choice, comparison
-from ui.conversations import Said, Turn
-from ui.desk import Desk, Notice, Panel
+from ui.chat.compare import Choice, comparison
+from ui.chat.conversations import Said, Turn
+from ui.chat.desk import Desk, Notice, Panel
 
 UP_REASONS: Mapping[str, str] = {
     "correct": "It is right",
@@ -28,10 +28,10 @@ DOWN_REASONS: Mapping[str, str] = {
     "unsafe": "Harmful or unkind",
 }
 THANKS: Mapping[Choice, str] = {
-    Choice.left: "You preferred the left answer. It goes on from there.",
-    Choice.right: "You preferred the right answer. It goes on from there.",
-    Choice.tie: "About the same. The earlier answer goes on.",
-    Choice.both_bad: "Both were bad. The newer answer goes on.",
+    Choice.left: "Thank you. The answer you preferred goes on.",
+    Choice.right: "Thank you. The answer you preferred goes on.",
+    Choice.tie: "Thank you. The earlier answer goes on.",
+    Choice.both_bad: "Thank you. The newer answer goes on.",
 }
 
 
@@ -126,8 +126,8 @@ def _remember(desk: Desk, said: Said, about: Said | None = None) -> None:
 def _versions(left: Turn, right: Turn) -> str:
     """Which versions wrote the two, told after the vote."""
     if left.version == right.version:
-        return f"Both were written by {short(left.version)}."
-    return f"Left: {short(left.version)}, right: {short(right.version)}."
+        return f"Both were by {short(left.version)}."
+    return f"They were by {short(left.version)} and {short(right.version)}."
 
 
 def short(version: str) -> str:

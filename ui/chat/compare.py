@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from feedback.events import Comparison, Shown, Verdict
-from ui.conversations import Turn
+from ui.chat.conversations import Turn
 
 Draw = Callable[[], bool]
 """Whether the older answer stands left; drawn anew for every pair shown."""

@@ -1,7 +1,7 @@
 """One browser tab's desk: the conversation on it, the answer being written, the pair being compared.
 
 All ids stay here; the browser names messages by their place on screen. `asking` and `voting` hold the acts that
-change a desk, `chat_view` draws it.
+change a desk, `view` draws it.
 """
 
 import asyncio
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from feedback.events import Comparison
-from ui.compare import Choice, Draw, Showing
-from ui.conversations import Message, Path, Said, Standing, Turn, path_of, standing, undo
+from ui.chat.compare import Choice, Draw, Showing
+from ui.chat.conversations import Message, Path, Said, Standing, Turn, path_of, standing, undo
+from ui.chat.kept import Kept
 from ui.gateway import ChatGateway
-from ui.kept import Kept
 
 PanelKind = Literal["up", "down", "correct", "message"]
 _ASKED_AT_ONCE = 8
@@ -160,6 +160,10 @@ class Desk:
         if self.path.pair is not None:
             self.take_off(frozenset({self.path.pair[1].id}))
 
+    def on_screen(self) -> tuple[Message, ...]:
+        """The messages on screen by their place; one that could not be answered is the last of them."""
+        return self.unsent or self.path.messages
+
     def answer_at(self, at: int) -> Turn | None:
         """The turn behind the message at that place on screen."""
         return self.path.steps[at].turn if 0 <= at < len(self.path.steps) else None
@@ -175,6 +179,6 @@ class Desk:
 
         async def read(turn_id: str) -> None:
             async with room:
-                self.words[turn_id] = await self.given.gateway.said_about(turn_id)
+                self.words[turn_id] = await self.given.gateway.said_about(turn_id, self.visitor)
 
         await asyncio.gather(*(read(turn_id) for turn_id in turn_ids))

@@ -35,8 +35,12 @@ class Asked:
 
 @dataclass
 class Console:
-    """One tab's console: what is asked, what is told, which job is shown, and what was drawn last."""
+    """One tab's console: what is asked, what is told, which job is shown, and what was drawn last.
 
+    `signed_in` is what the screen shows: the console, the sign-in form, or (None) nothing yet.
+    """
+
+    signed_in: bool | None = None
     asked: Asked | None = None
     told: str = ""
     told_bad: bool = False
@@ -65,7 +69,7 @@ async def carry_out(gateway: OperatorGateway, key: str, asked: Asked, reason: st
     try:
         if asked.move == "train":
             job = await gateway.train(key, reason)
-            return f"Training job {job['id'][:8]} is {job['state']}."
+            return f"Training job {job['id'].removeprefix('job-')[:8]} is {job['state']}."
         if asked.move == "rollback":
             standing = await gateway.rollback(key, reason)
             return f"Rolled back. {short(standing['live'])} is live."

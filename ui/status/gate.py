@@ -1,10 +1,10 @@
-"""A gate report as a table a person can judge by: each check's value, interval, bound and verdict, and in words. Pure."""
+"""A gate report as a table to judge by: each check's value, interval, bound and verdict, and in words. Pure."""
 
 import html
 from collections.abc import Mapping
 from typing import Any
 
-from ui.charts import number
+from ui.status.charts import number
 
 _TONES: Mapping[str, str] = {
     "pass": "good", "done": "good", "live": "good", "candidate": "good",
@@ -36,11 +36,12 @@ def gate_html(gate: Mapping[str, Any], version: str) -> str:
 
 def _check_html(check: Mapping[str, Any]) -> str:
     interval = f"{_number(check.get('low'))} to {_number(check.get('high'))}"
+    bound = _bound(check.get("least"), check.get("most"))
     words = f'<span class="words">{html.escape(str(check.get("words", "")))}</span>'
     return (
         f"<tr><td><b>{html.escape(str(check.get('name', '')).replace('_', ' '))}</b>"
         f'<span class="words">{html.escape(str(check.get("title", "")))}</span></td>'
-        f"<td>{_number(check.get('value'))}</td><td>{interval}</td><td>{_bound(check.get('least'), check.get('most'))}</td>"
+        f"<td>{_number(check.get('value'))}</td><td>{interval}</td><td>{bound}</td>"
         f"<td>{badge(str(check.get('verdict', '')))}{words}</td></tr>"
     )
 

@@ -1,0 +1,204 @@
+"""Swaps on a real engine while streams run: nothing lost, nothing mixed; and an engine that is killed comes back."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from feedback.ids import Version
+from tests.serve.conftest import ask
+from tests.serve.publish import Publisher
+from tests.serve.reference import probing
+from tests.serve.test_bad_input import error_of
+from tests.serve.test_streams import CHAT, streamed, text_of
+from tests.serve.test_swap import WHY, go_live, live_now, load_of
+from tests.services import Gateway, free_port, start_engine, start_gateway, wait_until
+
+PROMPTS = ("Tell me about bread.", "Tell me about rain.", "Tell me about the sea.", "Tell me about trains.")
+
+
+@dataclass
+class Chatter:
+    """Streams that ask one question after another until told to stop."""
+
+    url: str
+    key: str
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self, prompt: str) -> None:
+        with httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=120) as client:
+            while not self.stop.is_set():
+                try:
+                    self.answers.append(self.answer(client, prompt))
+                except (AssertionError, httpx.HTTPError, KeyError) as error:
+                    self.failures.append(repr(error))
+
+    def answer(self, client: httpx.Client, prompt: str) -> dict[str, Any]:
+        at = time.monotonic()
+        events = streamed(client, ask(prompt, max_tokens=24, temperature=0, return_token_ids=True))
+        assert events[-1] == "[DONE]", events[-1]
+        (model,) = {event["model"] for event in events[:-1]}
+        choices = [choice for event in events[:-1] for choice in event["choices"]]
+        return {
+            "at": at,
+            "version": model.removeprefix("burnish@"),
+            "text": text_of(events),
+            "prompt": events[0]["prompt_token_ids"],
+            "tokens": [token for choice in choices for token in choice.get("token_ids", ())],
+        }
+
+
+@pytest.fixture
+def real_publisher(real_gateway: Gateway, model_dir: Path) -> Publisher:
+    """Publishes with log-probs computed by transformers."""
+    return Publisher(real_gateway.home, real_gateway.redis_url, model_dir, probing(model_dir))
+
+
+@pytest.fixture
+def chatter(real_gateway: Gateway) -> Iterator[Chatter]:
+    made = Chatter(real_gateway.url, real_gateway.key("page"))
+    threads = [threading.Thread(target=made.run, args=(prompt,)) for prompt in PROMPTS]
+    for thread in threads:
+        thread.start()
+    try:
+        yield made
+    finally:
+        made.stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def score(client: httpx.Client, version: str, answer: dict[str, Any]) -> float:
+    """Mean log-prob of an answer's tokens under a version, teacher-forced."""
+    prompt, tokens = answer["prompt"], answer["tokens"]
+    body = {
+        "model": f"burnish@{version}",
+        "prompt": [*prompt, *tokens],
+        "max_tokens": 1,
+        "prompt_logprobs": 0,
+        "store": False,
+    }
+    rows = client.post("/v1/completions", json=body).json()["choices"][0]["prompt_logprobs"]
+    scored = [rows[len(prompt) + i][str(token)]["logprob"] for i, token in enumerate(tokens)]
+    return float(sum(scored) / len(scored))
+
+
+def answers_of(chatter: Chatter, version: str) -> int:
+    return sum(answer["version"] == version for answer in chatter.answers)
+
+
+def wait_answers(chatter: Chatter, version: str, count: int) -> None:
+    wait_until(lambda: answers_of(chatter, version) >= count, within_s=120, what=f"{count} answers of {version}")
+
+
+def test_swaps_under_streams_lose_and_mix_nothing(
+    chatter: Chatter, real_api: httpx.Client, real_publisher: Publisher, strong_adapters: tuple[Path, Path]
+) -> None:
+    wait_answers(chatter, "v0000-base", 4)
+    one = go_live(real_api, real_publisher, strong_adapters[0])
+    wait_answers(chatter, one, 4)
+    two = go_live(real_api, real_publisher, strong_adapters[1])
+    wait_answers(chatter, two, 4)
+    assert real_api.post("/operator/rollback", json=WHY).status_code == 200
+    rolled_back_at = time.monotonic()
+    assert live_now(real_api) == one
+    took_s = time.monotonic() - rolled_back_at
+    wait_answers(chatter, one, answers_of(chatter, one) + 4)
+    chatter.stop.set()
+
+    assert chatter.failures == []
+    late = [a for a in chatter.answers if a["version"] == two and a["at"] > rolled_back_at]
+    assert late == [], f"{len(late)} requests that began after the rollback got the withdrawn version"
+    assert took_s < 60
+    versions = ("v0000-base", one)
+    for version in versions:
+        mine = [answer for answer in chatter.answers if answer["version"] == version and answer["tokens"]]
+        for answer in mine[:6]:
+            scores = {other: score(real_api, other, answer) for other in versions}
+            assert max(scores, key=lambda other: scores[other]) == version, (answer["text"], scores)
+
+
+def test_an_adapter_that_was_trained_otherwise_is_refused_by_its_log_probs(
+    real_api: httpx.Client, real_publisher: Publisher, two_adapters: tuple[Path, Path], model_dir: Path
+) -> None:
+    def of_another(version: Version, directory: Path) -> Any:
+        return probing(model_dir)(version, two_adapters[1])
+
+    lying = Publisher(real_publisher.home, real_publisher.redis_url, model_dir, of_another)
+    version = lying.publish(two_adapters[0])
+    wait_until(lambda: load_of(real_api, version).get("state") == "refused", within_s=60, what="it is refused")
+    assert "not the adapter that was trained" in load_of(real_api, version)["error"]
+    assert error_of(real_api.post(f"/operator/policies/{version}/promote", json=WHY), 409)["code"] == "adapter_refused"
+
+
+def test_callers_who_vanish_free_the_engine(real_gateway: Gateway, real_api: httpx.Client, engine: Any) -> None:
+    def busy() -> float:
+        page = httpx.get(f"{engine.url}/metrics", timeout=30).text
+        rows = [
+            line for line in page.splitlines() if line.startswith(("vllm:num_requests_running", "vllm:num_requests_w"))
+        ]
+        return sum(float(line.rpartition(" ")[2]) for line in rows if "by_reason" not in line)
+
+    long = ask("Write a long story about a lighthouse.", max_tokens=1500, ignore_eos=True)
+    with httpx.Client(base_url=real_gateway.url, headers=real_gateway.headers(), timeout=60) as client:
+        for stream in (True, False):
+            threads = [threading.Thread(target=leave_soon, args=(client, {**long, "stream": stream})) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            wait_until(lambda: busy() >= 4, within_s=30, what="the engine is busy")
+            for thread in threads:
+                thread.join()
+            wait_until(lambda: busy() == 0, within_s=5, what="the engine is idle")
+
+
+def leave_soon(client: httpx.Client, body: dict[str, Any]) -> None:
+    with pytest.raises(httpx.TimeoutException):
+        client.post(CHAT, json=body, timeout=httpx.Timeout(60, read=4))
+
+
+@pytest.mark.engine
+def test_an_engine_killed_with_kill_9_comes_back_with_the_live_version(
+    tmp_path: Path, redis_url: str, model_dir: Path, strong_adapters: tuple[Path, Path]
+) -> None:
+    port, home = free_port(), tmp_path / "home"
+    url = f"http://127.0.0.1:{port}"
+    with start_gateway(home, redis_url, url, model=model_dir, ready="/healthz") as gateway:
+        publisher = Publisher(home, redis_url, model_dir, probing(model_dir))
+        with httpx.Client(base_url=gateway.url, headers=gateway.headers(), timeout=120) as api:
+            assert error_of(api.post(CHAT, json=ask()), 503)["code"] == "engine_unavailable"
+            with start_engine(home, model_dir, port=port):
+                wait_until(lambda: api.get("/readyz").status_code == 200, within_s=20, what="ready")
+                version = go_live(api, publisher, strong_adapters[0])
+                assert live_now(api) == version
+                kill_listener(port)
+                answer = api.post(CHAT, json=ask())
+                assert error_of(answer, 503)["code"] == "engine_unavailable"
+                assert answer.headers["retry-after"]
+            with start_engine(home, model_dir, port=port):
+                statuses = set()
+
+                def answers() -> bool:
+                    answer = api.post(CHAT, json=ask(max_tokens=4))
+                    statuses.add(answer.status_code)
+                    return answer.status_code == 200 and answer.headers["x-burnish-policy"] == version
+
+                wait_until(answers, within_s=30, what="the live version answers again")
+                assert statuses <= {200, 503}
+
+
+def kill_listener(port: int) -> None:
+    """kill -9 of the process of ours that serves on a port."""
+    for child in psutil.Process().children(recursive=True):
+        if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in child.net_connections()):
+            child.kill()
+            child.wait()
+            return
+    raise AssertionError(f"nobody listens on {port}")

@@ -1,0 +1,1 @@
+"""The status page: what operators see and move, with their own key."""
