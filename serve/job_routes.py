@@ -110,6 +110,7 @@ def job_routes(training: Training) -> APIRouter:
             "new_pairs": facts.new_pairs,
             "needed": rules.min_new_pairs,
             "total_pairs": facts.total_pairs,
+            "people": training.ledger.vote_counts().people,
             "min_pairs": rules.min_pairs,
             "running": running and _job_json(running),
             "recipes": sorted(announced.recipes) if announced else [],

@@ -130,8 +130,14 @@ class ChatGateway:
         return [_turn(body) for body in reversed(answer["data"]) if body.get("session") and body.get("messages")]
 
     async def said_about(self, turn_id: str, user: str) -> list[Said]:
-        """Everything a person said about a turn of theirs, oldest first."""
-        answer = await self._wire.call(self._key, "GET", "/v1/feedback", params={"turn_id": turn_id, "user": user})
+        """Everything a person said about a turn of theirs, oldest first; nothing about a turn that is not kept (yet)."""
+        params = {"turn_id": turn_id, "user": user}
+        try:
+            answer = await self._wire.call(self._key, "GET", "/v1/feedback", params=params)
+        except GatewayRefused as error:
+            if error.status != 404:
+                raise
+            return []
         return [_said(body) for body in answer["data"]]
 
     async def say(self, statement: Rating | Comparison | Edit | Retract, idempotency_key: str) -> Said:

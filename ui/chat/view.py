@@ -101,7 +101,8 @@ def _remark(step: Step) -> str:
     if step.suggested is not None:
         is_shown = step.message.text == step.suggested
         title, text = ("Corrected by you", turn.answer) if is_shown else ("Your correction", step.suggested)
-        return f'<details class="original"><summary>{title}</summary><div class="prose">{answer_html(text)}</div></details>'
+        folded = f'<div class="prose">{answer_html(text)}</div>'
+        return f'<details class="original"><summary>{title}</summary>{folded}</details>'
     remarks = {STOPPED: "Stopped before its end.", "length": "Cut off at the length limit."}
     remark = remarks.get(turn.finish_reason or "")
     return f'<p class="faint">{remark}</p>' if remark else ""

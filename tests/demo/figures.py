@@ -1,0 +1,68 @@
+"""The figures the demo ends with, computed from answers and log-probs. Pure."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.demo.taste import Seen, verdict
+
+WINDOW_TOKENS = 8
+"""Shortest run of tokens by which a change of version in mid-answer is told from rounding."""
+
+OFF_NATS = 0.25
+"""Mean distance over such a run above which the claimed version cannot have made it. One version's log-probs differ
+by about 0.02 nats between batches on the CPU (bf16 sums)."""
+
+_SCORE = {"first": 1.0, "tie": 0.5, "second": 0.0}
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of wins with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wins(new: Sequence[Sequence[Seen]], old: Sequence[Sequence[Seen]], *, draws: int = 10_000, seed: int = 0) -> Share:
+    """Share of wins of new over old answers, ties half, every answer of a prompt against every other.
+
+    `new` and `old` hold the answers by prompt, in one order of prompts. The interval is a percentile bootstrap over
+    prompts, since answers to one prompt are no independent observations.
+    """
+    by_prompt = [_prompt_share(n, o) for n, o in zip(new, old, strict=True)]
+    chance = random.Random(seed)
+    means = sorted(_mean(chance.choices(by_prompt, k=len(by_prompt))) for _ in range(draws))
+    return Share(_mean(by_prompt), means[int(0.025 * draws)], means[int(0.975 * draws) - 1])
+
+
+def loss_per_token(scored: Sequence[Sequence[float]]) -> float:
+    """Mean negative log-prob (nats) of all tokens of all answers."""
+    tokens = [logprob for answer in scored for logprob in answer]
+    return -_mean(tokens)
+
+
+def changed_midway(sampled: Sequence[float], claimed: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether an answer changed its version midway: some run of its tokens fits the other version, not the claimed.
+
+    All three are log-probs (nats) of the answer's tokens: as the engine gave them while it answered, and as the
+    claimed and the other version score them afterwards.
+    """
+    off_claimed = [abs(s - c) for s, c in zip(sampled, claimed, strict=True)]
+    off_other = [abs(s - o) for s, o in zip(sampled, other, strict=True)]
+    width = min(WINDOW_TOKENS, len(off_claimed))
+    for start in range(len(off_claimed) - width + 1):
+        run_claimed = _mean(off_claimed[start : start + width])
+        run_other = _mean(off_other[start : start + width])
+        if run_claimed > OFF_NATS and run_other < run_claimed / 2:
+            return True
+    return False
+
+
+def _prompt_share(new: Sequence[Seen], old: Sequence[Seen]) -> float:
+    return _mean([_SCORE[verdict(n, o)] for n in new for o in old])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,128 @@
+"""How vLLM is started: its arguments, its environment, and the wait for the model."""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from serve.engine_settings import EngineSettings
+from serve.launch import LaunchSettings, arguments, environment, wait_for_model
+from tests.services import ROOT
+
+MODEL = Path("/models/base")
+
+
+def value_of(option: str, given: list[str]) -> str:
+    return given[given.index(option) + 1]
+
+
+def test_the_base_answers_to_its_version_name_on_loopback() -> None:
+    given = arguments(EngineSettings(port=9001), MODEL, on_cpu=True)
+    assert value_of("--model", given) == "/models/base"
+    assert value_of("--served-model-name", given) == "v0000-base"
+    assert (value_of("--host", given), value_of("--port", given)) == ("127.0.0.1", "9001")
+
+
+def test_adapters_can_be_loaded_at_run_time() -> None:
+    given = arguments(EngineSettings(max_loras=5, max_lora_rank=16), MODEL, on_cpu=True)
+    assert "--enable-lora" in given
+    assert (value_of("--max-loras", given), value_of("--max-lora-rank", given)) == ("5", "16")
+    assert value_of("--api-server-count", given) == "1"
+    assert environment(EngineSettings(), {}, on_cpu=True)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
+
+
+def test_memory_holds_at_least_the_adapters_of_one_batch() -> None:
+    given = arguments(EngineSettings(max_loras=20, max_cpu_loras=8), MODEL, on_cpu=True)
+    assert value_of("--max-cpu-loras", given) == "20"
+
+
+@pytest.mark.parametrize(
+    ("on_cpu", "settings", "model_len", "step_tokens"),
+    [
+        (True, EngineSettings(), "2048", "512"),
+        (True, EngineSettings(max_model_len=4096, max_step_tokens=1024), "4096", "1024"),
+        (False, EngineSettings(), None, None),
+        (False, EngineSettings(max_model_len=4096), "4096", None),
+    ],
+)
+def test_lengths_are_ours_on_the_cpu_and_the_models_own_elsewhere(
+    on_cpu: bool, settings: EngineSettings, model_len: str | None, step_tokens: str | None
+) -> None:
+    given = arguments(settings, MODEL, on_cpu=on_cpu)
+    for option, wanted in (("--max-model-len", model_len), ("--max-num-batched-tokens", step_tokens)):
+        assert (value_of(option, given) if option in given else None) == wanted
+
+
+def test_target_modules_are_given_one_by_one_or_not_at_all() -> None:
+    given = arguments(EngineSettings(target_modules="q_proj, lm_head"), MODEL, on_cpu=True)
+    first = given.index("--lora-target-modules") + 1
+    assert given[first : first + 2] == ["q_proj", "lm_head"]
+    assert "--lora-target-modules" not in arguments(EngineSettings(target_modules=""), MODEL, on_cpu=True)
+
+
+def test_further_arguments_come_last_so_that_they_win() -> None:
+    given = arguments(EngineSettings(extra_args="--dtype 'float 16' --seed 3"), MODEL, on_cpu=False)
+    assert given[-4:] == ["--dtype", "float 16", "--seed", "3"]
+
+
+def test_a_gpu_gets_nothing_that_is_for_the_cpu() -> None:
+    given = environment(EngineSettings(), {}, on_cpu=False)
+    assert not [name for name in given if "CPU" in name or "DYNAMO" in name]
+    assert given["VLLM_PLUGINS"] == "burnish_cpu_lora"
+
+
+def test_the_users_environment_wins_over_choices_and_not_over_telemetry() -> None:
+    users = {"VLLM_CPU_KVCACHE_SPACE": "8", "VLLM_NO_USAGE_STATS": "0", "HF_HUB_OFFLINE": "0", "PATH": "/bin"}
+    given = environment(EngineSettings(kv_cache_gib=2), users, on_cpu=True)
+    assert given["VLLM_CPU_KVCACHE_SPACE"] == "8"
+    assert given["PATH"] == "/bin"
+    assert (given["VLLM_NO_USAGE_STATS"], given["DO_NOT_TRACK"], given["HF_HUB_OFFLINE"]) == ("1", "1", "1")
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BURNISH_CONFIG", str(tmp_path / "none.toml"))
+    monkeypatch.setenv("BURNISH_HOME", str(tmp_path))
+    monkeypatch.setenv("BURNISH_ENGINE_PORT", "9111")
+    monkeypatch.setenv("BURNISH_ENGINE_MAX_LORA_RANK", "16")
+    settings = LaunchSettings()
+    assert (settings.engine.port, settings.engine.max_lora_rank) == (9111, 16)
+    assert settings.model_path == tmp_path / "model"
+
+
+def test_a_misspelt_engine_setting_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BURNISH_CONFIG", str(tmp_path / "none.toml"))
+    monkeypatch.setenv("BURNISH_ENGINE_MAX_LORA", "16")
+    with pytest.raises(ValidationError, match="max_lora"):
+        LaunchSettings()
+
+
+def test_the_wait_ends_when_the_model_is_complete(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    timer = threading.Timer(0.2, lambda: (tmp_path / "digest.txt").write_text("ab"))
+    timer.start()
+    with caplog.at_level(logging.INFO, "serve.launch"):
+        wait_for_model(tmp_path)
+    timer.join()
+    assert [str(tmp_path) in message for message in caplog.messages] == [True, True]
+
+
+def test_a_launch_without_a_model_says_what_it_waits_for(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serve.launch"],
+        cwd=ROOT,
+        env={**os.environ, "BURNISH_HOME": str(tmp_path), "BURNISH_MODEL_PATH": str(tmp_path / "model")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        process.terminate()
+        process.stderr.read()
+    assert "waiting for the model" in line
+    assert str(tmp_path / "model") in line
