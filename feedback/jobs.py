@@ -135,7 +135,7 @@ class JobStore:
         return Announcement.model_validate_json(row) if row else None
 
     def create(self, request: JobRequest) -> Created:
-        """Makes the job, or finds it when the same work is already waiting, running or done. A failed one waits anew."""
+        """Makes the job, or finds the one that does the same work already. A failed one waits anew."""
         new_id = job_id(request)
         fields = {
             "id": new_id,

@@ -182,7 +182,7 @@ class Registry:
     def rollback(self, *, actor: str, reason: str) -> RegistryView:
         """Brings the former live version back and withdraws the present one."""
         return self._move(
-            "rollback", lambda view, who: policies.rollback(view, who), actor, reason
+            "rollback", policies.rollback, actor, reason
         )
 
     def withdraw(self, version: Version, *, actor: str, reason: str) -> RegistryView:

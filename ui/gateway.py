@@ -130,7 +130,7 @@ class ChatGateway:
         return [_turn(body) for body in reversed(answer["data"]) if body.get("session") and body.get("messages")]
 
     async def said_about(self, turn_id: str, user: str) -> list[Said]:
-        """Everything a person said about a turn of theirs, oldest first; nothing about a turn that is not kept (yet)."""
+        """All that a person said about a turn of theirs, oldest first; nothing of a turn that is not kept (yet)."""
         params = {"turn_id": turn_id, "user": user}
         try:
             answer = await self._wire.call(self._key, "GET", "/v1/feedback", params=params)

@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 
 BASE = "v0000-base"
-PLUG_TOKENS = 500
+PLUG_TOKENS = 500  # one step of about a second
+HEAD_START_S = 0.15
 TRIES = 10
 
 
@@ -52,7 +53,7 @@ def score_together(url: str, jobs: Sequence[Job]) -> list[list[float]]:
         for attempt in range(TRIES):
             before = _steps(client)
             plug = pool.submit(_score, client, Job(BASE, range(1000 + attempt, 1000 + attempt + PLUG_TOKENS)))
-            _wait_for_running(client)
+            time.sleep(HEAD_START_S)
             waiting = []
             for job in jobs:  # in order: rows of a batch follow their arrival
                 waiting.append(pool.submit(_score, client, job))
@@ -77,10 +78,6 @@ def _steps(client: httpx.Client) -> float:
     while _gauge(client, "vllm:num_requests_running"):
         time.sleep(0.02)
     return _gauge(client, "vllm:iteration_tokens_total_count")
-
-
-def _wait_for_running(client: httpx.Client) -> None:
-    time.sleep(0.1)
 
 
 def _gauge(client: httpx.Client, name: str) -> float:

@@ -208,10 +208,6 @@ def test_rows_that_follow_each_other_are_taken_as_a_range() -> None:
     assert (scattered.slot, scattered.rows.tolist()) == (2, [0, 4])
 
 
-class WithoutSampler(StockWrapper):
-    sampler_indices: Any = property()
-
-
 class RenamedParameter(StockWrapper):
     def add_lora_linear(self, output: Tensor, **_: Any) -> None:  # type: ignore[override]
         pass

@@ -20,9 +20,9 @@ ANSWERS = ("Yes, of course.", "That is a good question.", "I would say no.", "Wa
 
 
 @contextmanager
-def stand_in_gateway(redis_url: str, line: str = "burnish") -> Iterator[str]:
-    """Yields its URL."""
-    registry = Registry(connect(redis_url), LineName(line))
+def stand_in_gateway(redis_url: str, *, answers_as: str | None = None) -> Iterator[str]:
+    """Yields its URL. `answers_as` makes it claim that model for every answer."""
+    registry = Registry(connect(redis_url), LineName("burnish"))
     tokenizer = make_tokenizer()
 
     class Handler(BaseHTTPRequestHandler):
@@ -48,7 +48,7 @@ def stand_in_gateway(redis_url: str, line: str = "burnish") -> Iterator[str]:
             text = ANSWERS[body["seed"] % len(ANSWERS)]
             ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
             choice = {"message": {"content": text}, "token_ids": ids, "finish_reason": "stop"}
-            return {"model": body["model"], "choices": [choice]}
+            return {"model": answers_as or body["model"], "choices": [choice]}
 
         def _say(self, status: int, body: dict[str, Any]) -> None:
             content = json.dumps(body).encode()

@@ -1,0 +1,85 @@
+"""Sampling through the gateway: pinned versions, kept answers, what is asked again and what is not."""
+
+from pathlib import Path
+
+import pytest
+
+from feedback.connection import connect
+from feedback.ids import BASE_VERSION, LineName
+from feedback.registry import Registry
+from tests.training.stand_in_gateway import stand_in_gateway
+from training.answers import SampleStore
+from training.errors import GatewayRefused, GatewayUnavailable, Stopped
+from training.gateway import Ask, Gateway, Sample, SamplingSettings
+
+LINE = LineName("burnish")
+SETTINGS = SamplingSettings(temperature=0.7, max_tokens=32, concurrency=4)
+PROMPTS = [({"role": "user", "content": f"Question {n}"},) for n in range(10)]
+
+
+def make_gateway(url: str) -> Gateway:
+    return Gateway(url, "bk-test", LINE, tries=2, pause_s=0.05)
+
+
+def test_every_prompt_is_answered_once_and_kept(redis_url: str, tmp_path: Path) -> None:
+    Registry(connect(redis_url), LINE).ensure_base("ba5e")
+    asked: list[int] = []
+    with stand_in_gateway(redis_url) as url:
+        store = SampleStore(tmp_path, SETTINGS)
+        first = store.collect(make_gateway(url), BASE_VERSION, PROMPTS, lambda: asked.append(1))
+        again = store.collect(make_gateway(url), BASE_VERSION, PROMPTS, lambda: asked.append(1))
+    assert first == again
+    assert len(first) == len(asked) == len(PROMPTS)
+    assert all(sample.text and sample.token_ids and sample.finish_reason == "stop" for sample in first)
+    assert "Question" not in "".join(path.read_text() for path in tmp_path.iterdir()), "prompts are not repeated"
+
+
+def test_a_line_that_a_kill_cut_short_is_asked_again(redis_url: str, tmp_path: Path) -> None:
+    asked: list[int] = []
+    with stand_in_gateway(redis_url) as url:
+        store = SampleStore(tmp_path, SETTINGS)
+        first = store.collect(make_gateway(url), BASE_VERSION, PROMPTS, lambda: None)
+        [kept] = tmp_path.iterdir()
+        kept.write_text(kept.read_text()[:-20])
+        assert store.collect(make_gateway(url), BASE_VERSION, PROMPTS, lambda: asked.append(1)) == first
+        assert len(asked) == 1
+        assert store.collect(make_gateway(url), BASE_VERSION, PROMPTS, lambda: asked.append(1)) == first
+    assert len(asked) == 1
+
+
+def test_sampling_stops_when_it_is_asked_to_and_keeps_what_it_has(redis_url: str, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def stop_at_third() -> None:
+        seen.append(1)
+        if len(seen) == 3:
+            raise Stopped("enough")
+
+    with stand_in_gateway(redis_url) as url:
+        store = SampleStore(tmp_path, SETTINGS)
+        with pytest.raises(Stopped, match="enough"):
+            store.collect(make_gateway(url), BASE_VERSION, PROMPTS, stop_at_third)
+        rest: list[int] = []
+        store.collect(make_gateway(url), BASE_VERSION, PROMPTS, lambda: rest.append(1))
+    assert len(rest) <= len(PROMPTS) - 3
+
+
+def test_a_gateway_that_is_away_is_named_after_some_tries() -> None:
+    with pytest.raises(GatewayUnavailable, match=r"http://127\.0\.0\.1:1/operator/jobs failed 2 times"):
+        make_gateway("http://127.0.0.1:1").get("/operator/jobs")
+
+
+def test_a_refusal_carries_the_gateways_own_words(redis_url: str) -> None:
+    Registry(connect(redis_url), LINE).ensure_base("ba5e")
+    with stand_in_gateway(redis_url) as url, pytest.raises(GatewayRefused, match="409: v0000-base is live"):
+        make_gateway(url).promote(BASE_VERSION, "again")
+
+
+def test_the_answer_of_another_version_is_refused(redis_url: str) -> None:
+    taken: list[Sample] = []
+    with stand_in_gateway(redis_url, answers_as="burnish@v0009-abc") as url:
+        gateway = make_gateway(url)
+        ask = Ask(BASE_VERSION, PROMPTS[0], seed=1)
+        with pytest.raises(GatewayRefused, match=r"asked burnish@v0000-base, burnish@v0009-abc answered"):
+            gateway.sample([ask], SETTINGS, lambda place, sample: taken.append(sample))
+    assert taken == []
