@@ -92,12 +92,18 @@ class Engine:
         except (EngineRefused, AdapterNotLoaded):
             return
 
-    async def score(self, model: str, token_ids: Sequence[int], start: int) -> list[float]:
-        """Log-probs (nats) of `token_ids[start:]`, each given all tokens before it. `start` is at least 1."""
-        body = {"model": model, "prompt": list(token_ids), "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-        answer = await self._call("POST", COMPLETION_PATH, body)
-        rows = answer["choices"][0]["prompt_logprobs"]
-        return [float(rows[i][str(token_ids[i])]["logprob"]) for i in range(start, len(token_ids))]
+    async def score(self, model: str, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probs (nats) of every token of each text but its first, given the tokens before it. One request."""
+        body = {"model": model, "prompt": texts, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+        choices = sorted((await self._call("POST", COMPLETION_PATH, body))["choices"], key=lambda c: c["index"])
+        return [
+            [
+                float(row[str(token)]["logprob"])
+                for row, token in zip(choice["prompt_logprobs"], text, strict=True)
+                if row
+            ]
+            for choice, text in zip(choices, texts, strict=True)
+        ]
 
     async def complete(self, path: str, body: bytes) -> dict[str, Any]:
         """A whole answer. Cancelling closes the connection, upon which vLLM stops generating."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from serve.engine_settings import EngineSettings
-from serve.settings import Settings
+from serve.settings import load_settings
 
 logger = logging.getLogger("serve.launch")
 
@@ -23,12 +23,6 @@ BASE_VERSION = "v0000-base"
 CPU_MODEL_LEN = 2048
 CPU_STEP_TOKENS = 512
 WAIT_S = 0.5
-
-
-class LaunchSettings(Settings):
-    """The gateway's settings with the whole `engine` section."""
-
-    engine: EngineSettings = EngineSettings()  # type: ignore[assignment]
 
 
 def arguments(engine: EngineSettings, model: Path, *, on_cpu: bool) -> list[str]:
@@ -111,7 +105,7 @@ def is_cpu_build() -> bool:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    settings = LaunchSettings()
+    settings = load_settings()
     model = settings.model_path
     wait_for_model(model)
     on_cpu = is_cpu_build()

@@ -14,10 +14,10 @@ _LEAST_EFFECT = 0.002
 
 @dataclass(frozen=True)
 class Scored:
-    """The engine's log-probs (nats) for one probe, in the order of the probe's own."""
+    """The engine's log-probs (nats) for each probe: of all its tokens but the first."""
 
-    base: Sequence[float]
-    adapter: Sequence[float]
+    base: Sequence[Sequence[float]]
+    adapter: Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,21 @@ class Verdict:
     problem: str | None
 
 
-def judge_probes(probes: Sequence[Probe], scored: Sequence[Scored], tolerance_nats: float) -> Verdict:
+def judge_probes(probes: Sequence[Probe], scored: Scored, tolerance_nats: float) -> Verdict:
     """Compares four sets of log-probs: trainer's and engine's, with the adapter and without.
 
     In this order: the base must agree (else nothing can be said about the adapter), the adapter must change at least
     half of what it changed in training, and it must agree.
     """
-    base_off = _distance([p.base for p in probes], [s.base for s in scored])
-    adapter_off = _distance([p.adapter for p in probes], [s.adapter for s in scored])
-    trained = _distance([p.base for p in probes], [p.adapter for p in probes])
-    served = _distance([s.base for s in scored], [s.adapter for s in scored])
+    base_trained, adapter_trained = [p.base for p in probes], [p.adapter for p in probes]
+    base_served, adapter_served = (
+        [row[probe.start - 1 :] for row, probe in zip(rows, probes, strict=True)]
+        for rows in (scored.base, scored.adapter)
+    )
+    base_off = _distance(base_trained, base_served)
+    adapter_off = _distance(adapter_trained, adapter_served)
+    trained = _distance(base_trained, adapter_trained)
+    served = _distance(base_served, adapter_served)
     problem = None
     if base_off > tolerance_nats:
         problem = (

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from feedback.errors import StaleRegistry
 from feedback.ids import Version
 from feedback.policies import MOVES, PolicyState, RegistryView
 from feedback.registry import Registry
@@ -15,6 +16,8 @@ from serve.errors import Conflict
 from serve.ledger_watch import LedgerWatch
 from serve.metrics import Metrics
 from serve.swap import Swap
+
+_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,26 @@ class Promotion:
     async def promote(self, version: Version, *, actor: str, reason: str) -> RegistryView:
         """Verifies a candidate on the engine, then makes it live.
 
-        Conflict when its state does not allow it, when the engine does not serve what was trained, or when the
-        registry changed meanwhile; EngineUnavailable when there is no engine to verify it on.
+        Conflict when its state does not allow it or the engine does not serve what was trained, StaleRegistry when
+        another version went live meanwhile, EngineUnavailable when there is no engine to verify it on.
         """
         view = await asyncio.to_thread(self.registry.view)
+        await self._verify(view, version)
+
+        def compare_and_set() -> RegistryView:
+            return self.registry.promote(version, actor=actor, reason=reason, epoch=view.epoch)
+
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._move("promote", compare_and_set)
+            except StaleRegistry:
+                # Something else was entered meanwhile, a draft say: what was decided stands while these two do.
+                seen, view = view, await asyncio.to_thread(self.registry.view)
+                if view.live != seen.live or view.policy(version).state is not seen.policy(version).state:
+                    raise
+        return await self._move("promote", compare_and_set)
+
+    async def _verify(self, view: RegistryView, version: Version) -> None:
         policy = view.policy(version)
         if PolicyState.live not in MOVES[policy.state] or policy.state is PolicyState.retired:
             raise Conflict(
@@ -40,9 +59,6 @@ class Promotion:
             await self.swap.ready(policy)
         except AdapterRefused as error:
             raise Conflict(f"{version} is not promoted: {error}", code="adapter_refused") from error
-        return await self._move(
-            "promote", lambda: self.registry.promote(version, actor=actor, reason=reason, epoch=view.epoch)
-        )
 
     async def rollback(self, *, actor: str, reason: str) -> RegistryView:
         """The former version is live again (it has stayed loaded) and the present one is withdrawn."""

@@ -180,12 +180,10 @@ class Swap:
         return check_adapter(self._directory(policy), expected, self.rules.base_shapes)
 
     async def _verify(self, policy: Policy, manifest: Manifest, models: EngineModels) -> Verdict:
-        scored = []
-        for probe in manifest.probes:
-            base = await self.engine.score(models.base, probe.token_ids, probe.start)
-            adapter = await self.engine.score(policy.version, probe.token_ids, probe.start)
-            scored.append(Scored(base, adapter))
-        verdict = judge_probes(manifest.probes, scored, self.rules.tolerance_nats)
+        texts = [probe.token_ids for probe in manifest.probes]
+        base = await self.engine.score(models.base, texts)
+        adapter = await self.engine.score(policy.version, texts)
+        verdict = judge_probes(manifest.probes, Scored(base, adapter), self.rules.tolerance_nats)
         if verdict.problem is not None:
             raise AdapterRefused(verdict.problem)
         return verdict

@@ -152,8 +152,11 @@ def score(model: str, token: int) -> float:
 
 
 def _scored(body: dict[str, Any]) -> dict[str, Any]:
-    rows = [None] + [{str(token): {"logprob": score(body["model"], token)}} for token in body["prompt"][1:]]
-    return {"choices": [{"index": 0, "text": "", "prompt_logprobs": rows}]}
+    choices = []
+    for index, text in enumerate(body["prompt"]):
+        rows = [None] + [{str(token): {"logprob": score(body["model"], token)}} for token in text[1:]]
+        choices.append({"index": index, "text": "", "prompt_logprobs": rows})
+    return {"choices": choices}
 
 
 def _object(chat: bool) -> str:

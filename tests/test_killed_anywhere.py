@@ -26,6 +26,12 @@ from tests.services import ROOT, free_port, wait_until
 
 LINE = LineName("burnish")
 QUESTIONS = [f"Name one thing that is good about the number {n}." for n in range(3, 27)]
+SHORT_RECIPE = """
+algorithm = "dpo"
+epochs = 1
+batch_pairs = 4
+optimizer = { learning_rate = 1e-4 }
+"""
 MARKS = {
     "worker": "-Q train",
     "redis": "redis-server",
@@ -119,9 +125,12 @@ def burnish(model_dir: Path, tmp_path: Path) -> Iterator[Running]:
         "BURNISH_SCHEDULE_SETTLE_S": "0",
         "BURNISH_TRAINING_LEASE_S": "5",
         "BURNISH_TRAINING_CHECKPOINT_S": "0",
-        "BURNISH_TRAINING_RECIPE": "smoke",
+        "BURNISH_TRAINING_RECIPE": "short",
+        "BURNISH_TRAINING_RECIPES": str(tmp_path / "recipes"),
         "BURNISH_GATE_MAX_TOKENS": "24",
     }
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "short.toml").write_text(SHORT_RECIPE, encoding="utf-8")
     log = (tmp_path / "launcher.log").open("wb")
     process = subprocess.Popen(
         [sys.executable, "-m", "deploy.cli", "up"], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT

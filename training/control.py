@@ -40,7 +40,8 @@ class Desk:
 
 def announcement(settings: Settings) -> Announcement:
     """What training offers here. SettingsRefused when the default recipe does not exist."""
-    recipes = load_recipes()
+    own = settings.training.recipes
+    recipes = load_recipes() | (load_recipes(own) if own else {})
     chosen = settings.training.recipe
     if chosen not in recipes:
         raise SettingsRefused(f"BURNISH_TRAINING_RECIPE = {chosen!r} is no recipe; choose one of {sorted(recipes)}")

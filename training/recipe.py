@@ -33,7 +33,7 @@ class OptimizerRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    learning_rate: float = Field(default=5e-4, gt=0, le=1e-2, description="Peak learning rate.")
+    learning_rate: float = Field(default=1e-4, gt=0, le=1e-2, description="Peak learning rate.")
     schedule: Literal["constant", "linear", "cosine"] = Field(default="linear", description="Decay to 0 after warmup.")
     warmup_share: float = Field(default=0.1, ge=0, le=0.5, description="Share of the steps that warm up from 0.")
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled weight decay.")
@@ -52,7 +52,7 @@ class DpoRecipe(BaseModel):
     nll_weight: float = Field(
         default=0.0, ge=0, le=10, description="Weight of the chosen answer's negative log-likelihood per token."
     )
-    epochs: int = Field(default=3, ge=1, le=50, description="Passes over all pairs.")
+    epochs: int = Field(default=2, ge=1, le=50, description="Passes over all pairs.")
     batch_pairs: int = Field(default=8, ge=1, le=1024, description="Least pairs an optimizer step learns from.")
     pass_tokens: int = Field(
         default=512, ge=32, le=1_048_576, description="Most tokens in one forward pass; a longer pair goes alone."

@@ -47,6 +47,7 @@ class TrainingSection(_Section):
     """How jobs are run on this machine."""
 
     recipe: str = Field(default="dpo", description="Recipe of jobs that start by themselves.")
+    recipes: Path | None = Field(default=None, description="Folder with recipes of your own, beside the built-in ones.")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to train; auto takes a GPU.")
     threads: int = Field(default=1, ge=1, le=256, description="CPU cores to train on: the last ones of this process.")
     max_attempts: int = Field(default=3, ge=1, le=20, description="Attempts at a job before it counts as failed.")
@@ -63,7 +64,7 @@ class GateSection(_Section):
         default="promote", description="What to do when the harm checks pass and the votes are too few to decide."
     )
     prompts: int = Field(default=64, ge=64, le=4096, description="Prompts each policy answers for the harm checks.")
-    max_tokens: int = Field(default=160, ge=16, le=4096, description="Longest answer sampled.")
+    max_tokens: int = Field(default=128, ge=16, le=4096, description="Longest answer sampled.")
     temperature: float = Field(default=0.7, ge=0, le=2, description="Temperature of the samples.")
     concurrency: int = Field(default=8, ge=1, le=256, description="Samples asked for at once.")
     loss_rise_live: float = Field(default=0.15, gt=0, le=5, description="Most a base loss may rise over live.")

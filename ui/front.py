@@ -15,7 +15,7 @@ from ui.visitor import Visitors
 _PREFIX = r"(?:/status)?"
 _OPEN = re.compile(
     rf"{_PREFIX}/?|{_PREFIX}/config/?|{_PREFIX}/theme\.css|{_PREFIX}/(?:assets|static)/.+|/favicon\.ico|/robots\.txt"
-    rf"|{_PREFIX}/manifest\.json|{_PREFIX}/gradio_api/(?:queue/(?:join|data)|heartbeat/[^/]+|startup-events|info/?)"
+    rf"|{_PREFIX}/manifest\.json|{_PREFIX}/gradio_api/(?:queue/(?:join|data)|heartbeat/[^/]+|startup-events)"
     rf"|{_PREFIX}/gradio_api/(?:reset/?|cancel|theme\.css)|/healthz"
 )
 _POLICY = (

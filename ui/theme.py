@@ -5,6 +5,7 @@ Fonts are the system's own; nothing is fetched from anywhere.
 
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import gradio as gr
 
@@ -57,7 +58,7 @@ def head(*sheets: str) -> str:
     """What goes into the page's head: the colours and the style sheets, inline."""
     css = "\n".join((ASSETS / sheet).read_text(encoding="utf-8") for sheet in sheets)
     fonts = f"--sans: {_family(SANS)}; --mono: {_family(MONO)};"
-    return f"<style>:root, body {{ {_variables(LIGHT)} {fonts} }}\nbody.dark {{ {_variables(DARK)} }}\n{css}</style>"
+    return f"{_icon_link()}<style>:root, body {{ {_variables(LIGHT)} {fonts} }}\nbody.dark {{ {_variables(DARK)} }}\n{css}</style>"
 
 
 def script(name: str) -> str:
@@ -95,6 +96,16 @@ def gradio_theme() -> gr.themes.Base:
     }
     both = {name + dark: f"var(--{colour})" for name, colour in plain.items() for dark in ("", "_dark")}
     return theme.set(**both, block_shadow="none", block_shadow_dark="none", input_shadow="none")
+
+
+def _icon_link() -> str:
+    """The page's icon: the dot before its name."""
+    svg = (
+        "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'><defs><radialGradient id='g' cx='.35' cy='.3'>"
+        f"<stop stop-color='#f0b98a'/><stop offset='.8' stop-color='{LIGHT['accent']}'/></radialGradient></defs>"
+        "<circle cx='16' cy='16' r='14' fill='url(#g)'/></svg>"
+    )
+    return f'<link rel="icon" href="data:image/svg+xml,{quote(svg)}">'
 
 
 def _variables(colours: Mapping[str, str]) -> str:

@@ -233,7 +233,7 @@ def test_it_leaves_vllm_alone_and_says_why(wrapper: type, is_cpu: bool, setting:
 def adapters(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """As many adapters as the engine has slots, by name."""
     folder = tmp_path_factory.mktemp("adapters")
-    return {f"mixed-{seed}": make_adapter(folder / str(seed), model_dir, seed=seed) for seed in range(6)}
+    return {f"mixed-{seed}": make_adapter(folder / str(seed), model_dir, seed=seed, scale=0.3) for seed in range(6)}
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +245,12 @@ def mixing_engine(engine: Engine, adapters: dict[str, Path]) -> Iterator[str]:
 def distances(some: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> list[float]:
     """The largest distance in each request, in nats."""
     return [max(abs(x - y) for x, y in zip(*pair, strict=True)) for pair in zip(some, others, strict=True)]
+
+
+def mean_distance(some: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> float:
+    """Nats per token."""
+    pairs = [pair for lists in zip(some, others, strict=True) for pair in zip(*lists, strict=True)]
+    return sum(abs(x - y) for x, y in pairs) / len(pairs)
 
 
 def test_base_requests_among_adapters_score_as_in_an_all_base_batch(
@@ -277,10 +283,11 @@ def test_an_adapter_scores_as_transformers_does_with_its_product_added(
 ) -> None:
     name, directory = next(iter(adapters.items()))
     prompts = tokenize(mixing_engine, SENTENCES[:3])
-    scored = score_together(mixing_engine, [Job(name, prompt) for prompt in prompts])
-    for prompt, found in zip(prompts, scored, strict=True):
-        wanted = reference.logprobs(model_dir, prompt, 1, directory)
-        assert sum(abs(x - y) for x, y in zip(wanted, found, strict=True)) / len(found) < 0.06
+    found = score_together(mixing_engine, [Job(name, prompt) for prompt in prompts])
+    wanted = [reference.logprobs(model_dir, prompt, 1, directory) for prompt in prompts]
+    base = [reference.logprobs(model_dir, prompt, 1) for prompt in prompts]
+    # In bf16 even the base is some 0.05 nats a token from fp32.
+    assert mean_distance(found, wanted) < 0.2 * mean_distance(base, wanted)
 
 
 @pytest.mark.engine

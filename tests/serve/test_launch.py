@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from serve.engine_settings import EngineSettings
-from serve.launch import LaunchSettings, arguments, environment, wait_for_model
+from serve.launch import arguments, environment, wait_for_model
+from serve.settings import load_settings
 from tests.services import ROOT
 
 MODEL = Path("/models/base")
@@ -89,7 +90,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("BURNISH_HOME", str(tmp_path))
     monkeypatch.setenv("BURNISH_ENGINE_PORT", "9111")
     monkeypatch.setenv("BURNISH_ENGINE_MAX_LORA_RANK", "16")
-    settings = LaunchSettings()
+    settings = load_settings()
     assert (settings.engine.port, settings.engine.max_lora_rank) == (9111, 16)
     assert settings.model_path == tmp_path / "model"
 
@@ -98,7 +99,7 @@ def test_a_misspelt_engine_setting_is_an_error(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("BURNISH_CONFIG", str(tmp_path / "none.toml"))
     monkeypatch.setenv("BURNISH_ENGINE_MAX_LORA", "16")
     with pytest.raises(ValidationError, match="max_lora"):
-        LaunchSettings()
+        load_settings()
 
 
 def test_the_wait_ends_when_the_model_is_complete(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

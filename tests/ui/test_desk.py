@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -203,6 +204,20 @@ async def test_without_the_ledger_a_vote_changes_nothing_on_screen(desk: Desk, w
     assert not desk.standing.ratings
     assert desk.panel is None
     await voting.vote(desk, Choice.left)
+
+
+async def test_a_desk_that_could_not_be_restored_is_restored_later(desk: Desk, wire: Wire) -> None:
+    await do(asking.send(desk, "Hi"))
+    kept = replace(desk.remembered(), draft="Not sent yet")
+    away = Given(ChatGateway(Wire(wire._http, "http://127.0.0.1:1"), "none"), SAMPLING, draw=lambda: True)
+    again = Desk(away, desk.visitor)
+    with pytest.raises(GatewayAway):
+        await again.restore(kept)
+    assert again.session == desk.session
+    again.given = desk.given
+    await again.restore(kept)
+    assert again.path.messages == desk.path.messages
+    assert again.unsent[-1].text == "Not sent yet"
 
 
 async def test_the_pages_key_can_chat_and_vote_and_nothing_else(wire: Wire, gateway: Gateway) -> None:

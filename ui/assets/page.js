@@ -55,8 +55,13 @@
     main.addEventListener("scroll", () => {
       following = main.clientHeight + main.scrollTop >= main.scrollHeight - 120;
     }, { passive: true });
+    let comparing = false;
     new MutationObserver(() => {
-      if (following && !live.querySelector(".compare")) down();
+      const compared = comparing;
+      comparing = live.querySelector(".compare") !== null;
+      if (following && !comparing) down();
+      const idle = document.activeElement === document.body && matchMedia("(hover: hover)").matches;
+      if (compared && !comparing && idle) document.querySelector("#box textarea")?.focus({ preventScroll: true });
     }).observe(main, { childList: true, subtree: true, characterData: true });
   }
 }

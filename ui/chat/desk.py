@@ -88,16 +88,18 @@ class Desk:
     unsent: tuple[Message, ...] = ()
     panel: Panel | None = None
     notice: Notice | None = None
+    restored: bool = False
 
     async def restore(self, kept: Kept) -> None:
-        """Bring back what the ledger and the browser remember. GatewayAway leaves an empty desk."""
+        """Bring back what the ledger and the browser remember. After GatewayAway it can be tried again."""
         self.kept = kept
+        self.session = kept.current or self.session
         self.turns = await self.given.gateway.turns(self.visitor)
         seen = [turn.session for turn in self.turns if turn.id not in kept.undone and turn.session not in kept.hidden]
-        newest = seen[-1] if seen else uuid.uuid4().hex
-        await self.open(kept.current or newest)
+        await self.open(kept.current or (seen[-1] if seen else self.session))
         if kept.draft:
             self.unsent = (*self.path.messages, Message("user", kept.draft))
+        self.restored = True
 
     async def open(self, session: str) -> None:
         """Put one conversation on the desk, with what was said about its answers."""

@@ -31,17 +31,18 @@ class Desks:
         if desk is None or fresh:
             if desk is not None:
                 desk.leave()
-            desk = await self._restored(visitor, kept)
-            self._desks[place] = desk
+            desk = self._desks[place] = Desk(self._given, visitor)
         self._desks.move_to_end(place)
         while len(self._desks) > MOST_DESKS:
             self._desks.popitem(last=False)[1].leave()
+        if not desk.restored:
+            await _restore(desk, kept)
         return desk
 
-    async def _restored(self, visitor: str, kept: Any) -> Desk:
-        desk = Desk(self._given, visitor)
-        try:
-            await desk.restore(read_kept(kept))
-        except UiError as error:
-            desk.notice = Notice(sentence(error), bad=True)
-        return desk
+
+async def _restore(desk: Desk, kept: Any) -> None:
+    """Until it succeeds, every event of the tab tries again."""
+    try:
+        await desk.restore(read_kept(kept))
+    except UiError as error:
+        desk.notice = Notice(sentence(error), bad=True)

@@ -1,0 +1,156 @@
+"""From a body to what the engine is asked: the field table, defaults, and second answers. Pure."""
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from feedback.ids import TurnId, UserId
+from serve.chat_request import Asked, Limits, as_second_answer, parse_request
+from serve.errors import BadRequest, NotFound
+from serve.fields import CHAT_FIELDS, COMPLETION_FIELDS, Treatment
+from tests.feedback.makers import make_turn
+from tests.serve.conftest import ask
+
+LIMITS = Limits(max_n=4, max_tokens=2048)
+FIRST = make_turn(id=TurnId("t1"), user=UserId("ann"), messages=({"role": "user", "content": "hi"},))
+
+
+def chat(**fields: Any) -> Asked:
+    return parse_request(orjson.dumps(ask(**fields)), "chat", LIMITS)
+
+
+def body_of(asked: Asked) -> dict[str, object]:
+    body: dict[str, object] = orjson.loads(asked.engine_body("engine-name"))
+    return body
+
+
+def test_the_engine_gets_what_was_asked_and_always_token_ids() -> None:
+    asked = chat(temperature=0.5, max_tokens=9, seed=3, n=2, user="ann", metadata={"session": "s"}, stop=None)
+    assert body_of(asked) == {
+        "model": "engine-name",
+        "messages": [{"role": "user", "content": "hi"}],
+        "temperature": 0.5,
+        "max_tokens": 9,
+        "seed": 3,
+        "n": 2,
+        "stream": False,
+        "return_token_ids": True,
+    }
+    assert asked.sampling == {"temperature": 0.5, "max_tokens": 9, "seed": 3}
+    assert (asked.user, asked.session, asked.store, asked.compare_with) == ("ann", "s", True, None)
+
+
+def test_nothing_that_is_for_the_gateway_reaches_the_engine() -> None:
+    private: dict[str, Any] = {"user": "ann", "store": False, "metadata": {"session": "s"}, "safety_identifier": "x"}
+    assert not body_of(chat(**private)).keys() & private.keys()
+
+
+def test_safety_identifier_is_the_person_where_user_is_not_given() -> None:
+    assert chat(safety_identifier="eve").user == "eve"
+    assert chat(safety_identifier="eve", user="ann").user == "ann"
+
+
+def test_max_completion_tokens_wins_over_max_tokens() -> None:
+    assert body_of(chat(max_tokens=5, max_completion_tokens=7))["max_tokens"] == 7
+
+
+def test_messages_are_made_plain() -> None:
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    messages = [
+        {"role": "developer", "content": "be kind", "extra": 1},
+        {"role": "user", "content": parts, "name": "ann"},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]},
+        {"role": "tool", "content": "4", "tool_call_id": "c"},
+    ]
+    assert chat(messages=messages).messages == (
+        {"role": "system", "content": "be kind"},
+        {"role": "user", "content": "one\ntwo", "name": "ann"},
+        {"role": "assistant", "tool_calls": [{"id": "c"}]},
+        {"role": "tool", "content": "4", "tool_call_id": "c"},
+    )
+
+
+@pytest.mark.parametrize("table", [CHAT_FIELDS, COMPLETION_FIELDS])
+def test_the_field_table_says_why_and_how(table: dict[str, object]) -> None:
+    for name, field in (CHAT_FIELDS if table is CHAT_FIELDS else COMPLETION_FIELDS).items():
+        if field.treatment in (Treatment.refused, Treatment.ignored):
+            assert field.why, name
+        if field.treatment is Treatment.sent:
+            assert field.check, name
+
+
+@pytest.mark.parametrize("name", [n for n, f in CHAT_FIELDS.items() if f.treatment is Treatment.refused])
+def test_refused_fields_are_refused_whatever_they_hold(name: str) -> None:
+    values: tuple[object, ...] = ({}, [], 0, "", False)
+    for value in values:
+        with pytest.raises(BadRequest) as refused:
+            chat(**{name: value})
+        assert refused.value.code == "unsupported_parameter"
+
+
+def test_ignored_fields_change_nothing() -> None:
+    assert body_of(chat(service_tier="auto", verbosity="low", prompt_cache_key="k")) == body_of(chat())
+
+
+Values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.sampled_from([*CHAT_FIELDS, "unknown"]), Values, max_size=6))
+def test_any_body_is_either_refused_or_safe(fields: dict[str, object]) -> None:
+    try:
+        raw = orjson.dumps(ask() | fields)
+    except TypeError:
+        return
+    try:
+        asked = parse_request(raw, "chat", LIMITS)
+    except BadRequest:
+        return
+    assert 1 <= asked.n <= LIMITS.max_n
+    assert asked.engine_fields.keys() <= {n for n, f in CHAT_FIELDS.items() if f.treatment is Treatment.sent} | {
+        "max_tokens"
+    }
+
+
+# Second answers ------------------------------------------------------------------------------------------------------
+def test_a_second_answer_takes_over_the_settings_but_not_the_seed() -> None:
+    first = FIRST.model_copy(update={"sampling": {"temperature": 0.7, "max_tokens": 20, "seed": 1}})
+    second = as_second_answer(chat(seed=2, metadata={"compare_with": "t1"}), first)
+    assert second.sampling == {"temperature": 0.7, "max_tokens": 20, "seed": 2}
+    assert second.user == "ann"
+    assert "seed" not in as_second_answer(chat(), first).sampling
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": [{"role": "user", "content": "hello"}]}, "metadata.compare_with"),
+        ({"temperature": 0.2}, "temperature"),
+        ({"top_p": 0.5}, "top_p"),
+        ({"max_tokens": 21}, "max_tokens"),
+        ({"seed": 1}, "seed"),
+    ],
+)
+def test_a_second_answer_to_another_prompt_or_otherwise_sampled_is_400(fields: dict[str, object], param: str) -> None:
+    first = FIRST.model_copy(update={"sampling": {"temperature": 0.7, "max_tokens": 20, "seed": 1}})
+    with pytest.raises(BadRequest) as refused:
+        as_second_answer(chat(**fields), first)
+    assert refused.value.param == param
+
+
+def test_a_second_answer_to_another_persons_turn_is_404() -> None:
+    with pytest.raises(NotFound):
+        as_second_answer(chat(user="bob"), FIRST)
+    assert as_second_answer(chat(user="ann"), FIRST).user == "ann"
+
+
+def test_a_chat_is_no_second_answer_to_a_completion() -> None:
+    with pytest.raises(BadRequest):
+        as_second_answer(chat(), FIRST.model_copy(update={"kind": "completion"}))

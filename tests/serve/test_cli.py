@@ -1,0 +1,64 @@
+"""`burnish keys` and `burnish policies` against a running gateway."""
+
+import os
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+
+from serve import cli
+from tests.fake_engine import FakeEngine
+from tests.serve.publish import Publisher
+from tests.serve.test_access import knows
+from tests.serve.test_swap import live_now, wait_loaded
+from tests.services import Gateway, wait_until
+
+
+@pytest.fixture
+def burnish(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    for name in [name for name in os.environ if name.startswith("BURNISH_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("BURNISH_HOME", str(gateway.home))
+    monkeypatch.setenv("BURNISH_GATEWAY_URL", gateway.url)
+    monkeypatch.setenv("BURNISH_REDIS_URL", gateway.redis_url)
+    return CliRunner()
+
+
+def ran(result: Result) -> str:
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_keys_are_made_listed_and_revoked(burnish: CliRunner, gateway: Gateway) -> None:
+    secret = ran(burnish.invoke(cli.keys, ["make", "bot", "-s", "chat", "--tenant", "acme"])).strip()
+    assert secret.startswith("bk-")
+    with httpx.Client(base_url=gateway.url) as client:
+        wait_until(lambda: knows(client, secret), within_s=2, what="the key is let in")
+        listed = ran(burnish.invoke(cli.keys, ["list"]))
+        assert secret not in listed
+        row = next(line for line in listed.splitlines() if "bot" in line)
+        assert "acme" in row
+        assert "revoked" not in row
+        assert "revoked" in ran(burnish.invoke(cli.keys, ["revoke", row.split()[0]]))
+        wait_until(lambda: not knows(client, secret), within_s=2, what="the key is refused")
+    unknown = burnish.invoke(cli.keys, ["revoke", "key-none"])
+    assert unknown.exit_code == 1
+    assert "key-none" in unknown.stderr
+
+
+def test_policies_are_listed_promoted_and_rolled_back(
+    burnish: CliRunner, publisher: Publisher, two_adapters: tuple[Path, Path], api: httpx.Client, fake: FakeEngine
+) -> None:
+    version = publisher.publish(two_adapters[0])
+    wait_loaded(api, version)
+    assert version in ran(burnish.invoke(cli.policies, ["list"]))
+    assert f"live {version}" in ran(burnish.invoke(cli.policies, ["promote", version, "-r", "it is better"]))
+    assert live_now(api) == version
+    assert "live v0000-base" in ran(burnish.invoke(cli.policies, ["rollback", "-r", "it is not"]))
+    assert live_now(api) == "v0000-base"
+    refused = burnish.invoke(cli.policies, ["withdraw", version, "-r", "again"])
+    assert refused.exit_code == 1
+    assert "withdrawn" in refused.stderr
+    without_reason = burnish.invoke(cli.policies, ["rollback"])
+    assert without_reason.exit_code != 0

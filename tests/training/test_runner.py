@@ -1,0 +1,105 @@
+"""The runner on a real ledger: one job at a time, a lost lease ends the trainer, attempts are bounded."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from feedback.connection import connect
+from feedback.jobs import JobState
+from feedback.keyspace import Keyspace
+from tests.services import wait_until
+from tests.training.workplace import LINE, Workplace, make_workplace, trainer_pid
+from training.runner import Runner
+from training.settings import Settings
+from training.tokens import ChatTokens
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path, tiny_model: Path, tiny_tokens: ChatTokens, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Workplace:
+    made = make_workplace(tmp_path / "home", tiny_model, redis_url, "http://127.0.0.1:1", tiny_tokens)
+    for name, value in made.environment().items():
+        monkeypatch.setenv(name, value)
+    made.vote(8)
+    return made
+
+
+def make_runner(place: Workplace, stop: threading.Event | None = None) -> Runner:
+    return Runner(Settings().model_copy(update={"home": place.home}), place.jobs, stop or threading.Event())
+
+
+def test_a_second_job_on_the_same_home_waits_its_turn(place: Workplace) -> None:
+    job_id = place.start_job()
+    (place.home / "jobs").mkdir()
+    with (place.home / "jobs" / ".running").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert make_runner(place).run(job_id) == "busy"
+    assert place.jobs.get(job_id).state is JobState.queued
+
+
+def test_a_job_that_another_worker_holds_is_left_alone(place: Workplace) -> None:
+    job_id = place.start_job()
+    assert place.jobs.claim(job_id, worker="other", lease_s=60) is not None
+    assert make_runner(place).run(job_id) == "taken or ended"
+    assert place.jobs.get(job_id).worker == "other"
+
+
+def test_a_job_that_was_attempted_too_often_has_failed(place: Workplace) -> None:
+    job_id = place.start_job()
+    for _ in range(3):
+        assert place.jobs.claim(job_id, worker="dies", lease_s=0) is not None
+        time.sleep(0.01)
+    assert make_runner(place).run(job_id) == "given up"
+    job = place.jobs.get(job_id)
+    assert job.state is JobState.failed
+    assert "given up after 3 attempts" in str(job.error)
+
+
+@pytest.mark.slow
+def test_a_lost_lease_ends_the_trainer_and_writes_nothing(place: Workplace) -> None:
+    job_id = place.start_job(epochs=50, batch_pairs=1)
+    came: list[str] = []
+    thread = threading.Thread(target=lambda: came.append(make_runner(place).run(job_id)))
+    thread.start()
+    try:
+        place.wait_for_step(job_id, 1)
+        pid = trainer_pid(job_id)
+        assert pid is not None
+        connect(place.redis_url).hset(Keyspace(LINE).job(job_id), "token", "999999")
+        wait_until(lambda: trainer_pid(job_id) is None, within_s=20, what="the trainer is ended")
+    finally:
+        thread.join(30)
+    assert came == ["lease lost"]
+    assert place.jobs.get(job_id).error is None
+    assert not (place.home / "adapters").exists()
+
+
+@pytest.mark.slow
+def test_the_trainers_output_is_kept_and_its_end_told(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = place.start_job()
+    monkeypatch.setenv("PYTHONPATH", str(place.home))
+    (place.home / "transformers.py").write_text("raise RuntimeError('no such luck')\n")
+    assert make_runner(place).run(job_id) == "crashed"
+    job = place.jobs.get(job_id)
+    assert (job.state, job.attempt) == (JobState.queued, 1)
+    assert "ended with code 1" in str(job.error)
+    assert "no such luck" in str(job.error)
+    assert "no such luck" in (place.home / "jobs" / job_id / "trainer.log").read_text()
+
+
+def test_the_last_core_is_taken() -> None:
+    source = (
+        "import os, torch\n"
+        "from training.place import place\n"
+        "from training.settings import TrainingSection\n"
+        "print(place(TrainingSection(device='cpu')), sorted(os.sched_getaffinity(0)), torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split("\n")[0] == f"cpu [{max(os.sched_getaffinity(0))}] 1"
