@@ -59,7 +59,7 @@ def environment(engine: EngineSettings, inherited: Mapping[str, str], *, on_cpu:
     """What vLLM is told by environment; what the user set beforehand wins over our choices, but not over safety."""
     ours = {
         # Other general plugins could load adapters by name from elsewhere.
-        "VLLM_PLUGINS": "burnish_cpu_lora",
+        "VLLM_PLUGINS": "burnish_cpu_lora,burnish_cpu_seeds",
         "PYTHONWARNINGS": "ignore::DeprecationWarning",
     }
     if on_cpu:

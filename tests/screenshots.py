@@ -40,9 +40,10 @@ def running_system() -> Iterator[Running]:
         yield Running(settings.ui_url, (settings.home / "operator.key").read_text(encoding="utf-8").strip())
         return
     print("no Burnish runs here: starting one", file=sys.stderr)
-    model = settings.model_path if (settings.model_path / "config.json").exists() else ROOT / ".cache" / "model"
-    if not (model / "config.json").exists():
-        raise SystemExit(f"there is no model in {model}: run `make up` once, which converts it")
+    places = (Path(settings.model_path), ROOT / ".cache" / "model")
+    model = next((place for place in places if (place / "config.json").exists()), None)
+    if model is None:
+        raise SystemExit(f"there is no model in {places[0]}: run `make up` once, which converts it")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with start_engine(folder / "engine", model) as engine, start_system(folder, engine) as system:

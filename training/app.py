@@ -79,9 +79,10 @@ def make_app(settings: Settings) -> Celery:
 
     @app.task(name="burnish.run_job")  # type: ignore[untyped-decorator]
     def run_job(job_id: str) -> None:
-        with stoppable() as stop:
-            outcome = Runner(settings, JobStore(client(), settings.line.name), stop).run(JobId(job_id))
-        log.info("job %s: %s", job_id, outcome)
+        ours = desk()
+        with ledger_may_be_away(), stoppable() as stop:
+            outcome = Runner(settings, ours.jobs, ours.registry, stop).run(JobId(job_id))
+            log.info("job %s: %s", job_id, outcome)
 
     @app.task(name="burnish.tick")  # type: ignore[untyped-decorator]
     def tick() -> None:

@@ -52,8 +52,7 @@ class Attempt:
             log.warning("progress not written: %s", error)
 
     def check_stop(self) -> None:
-        if self.stop.is_set():
-            raise Stopped(f"stopped in stage {self.job.stage!r}")
+        check(self.stop)
 
 
 class CurveWriter:
@@ -79,6 +78,12 @@ class CurveWriter:
         while self._waiting:
             self._attempt.jobs.add_point(self._attempt.claim, self._waiting[0])
             self._waiting.pop(0)
+
+
+def check(stop: threading.Event) -> None:
+    """Stopped once the event is set."""
+    if stop.is_set():
+        raise Stopped("stopped by its worker; what is done is kept")
 
 
 def patiently(call: Callable[[], T], *, within_s: float = 120) -> T:

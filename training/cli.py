@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from training.errors import TrainingError
-from training.gateway import Gateway
+from training.gateway import Gateway, Patience
 from training.settings import load_settings
 
 model = typer.Typer(help="The base model: convert it, show its digest.", no_args_is_help=True)
@@ -104,7 +104,7 @@ def _last_point(job: Mapping[str, Any]) -> str:
 
 def _gateway() -> Gateway:
     settings = load_settings()
-    return Gateway(settings.gateway_url, settings.operator_key(), settings.line.name, tries=2, pause_s=1)
+    return Gateway(settings.gateway_url, settings.operator_key(), settings.line.name, Patience(total_s=1, pause_s=0.5))
 
 
 @contextmanager

@@ -14,6 +14,9 @@ from training.errors import TokenMismatch, TooFewPairs
 from training.recipe import DpoRecipe
 from training.tokens import ChatTokens, TokenIds
 
+LONGEST_PROMPT_TOKENS = 1024
+"""Longer prompts are not asked again for the gate: prompt and answer must fit into the engine's context."""
+
 
 @dataclass(frozen=True)
 class TokenPair:
@@ -105,9 +108,9 @@ def _answer(answer: Answer, tokens: ChatTokens) -> TokenIds:
 
 
 def held_out_prompts(pairs: Sequence[Pair]) -> list[tuple[dict[str, object], ...]]:
-    """The distinct held-out prompts that people voted on, newest first."""
+    """The distinct held-out prompts that people voted on, newest first, but for very long ones."""
     seen: dict[str, tuple[dict[str, object], ...]] = {}
     for pair in reversed(pairs):
-        if is_held_out(pair.messages):
+        if is_held_out(pair.messages) and len(pair.prompt_token_ids or ()) <= LONGEST_PROMPT_TOKENS:
             seen.setdefault(repr(pair.messages), tuple(pair.messages))
     return list(seen.values())

@@ -7,9 +7,9 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 
@@ -19,9 +19,9 @@ from feedback.turns import Message
 from training.errors import GatewayRefused, GatewayUnavailable, TrainingError
 
 log = logging.getLogger("training.gateway")
+T = TypeVar("T")
 
-_TRIES = 40
-_PAUSE_S = 3.0
+_LOOK_S = 0.3
 _BUSY = {429, 502, 503, 504}
 
 
@@ -50,28 +50,36 @@ class Sample:
     finish_reason: str | None
 
 
-class Gateway:
-    """Calls with one key. While the gateway or its engine is away, calls wait for it (two minutes by default)."""
+@dataclass(frozen=True)
+class Patience:
+    """How long a call waits for a gateway that is away, how often it asks, and what may end the waiting by raising."""
 
-    def __init__(self, url: str, key: str, line: LineName, *, tries: int = _TRIES, pause_s: float = _PAUSE_S) -> None:
+    total_s: float = 600.0
+    pause_s: float = 3.0
+    check: Callable[[], None] = lambda: None
+
+
+class Gateway:
+    """Calls with one key. While the gateway or its engine is away, calls wait for it."""
+
+    def __init__(self, url: str, key: str, line: LineName, patience: Patience | None = None) -> None:
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"}
         self._line = line
-        self._tries = tries
-        self._pause_s = pause_s
+        self._patience = patience or Patience()
 
     def sample(self, asks: Sequence[Ask], settings: SamplingSettings, on_answer: Callable[[int, Sample], None]) -> None:
         """Ask everything, `concurrency` at a time; `on_answer` gets each ask's place and answer as they come.
 
         What `on_answer` raises ends the sampling.
         """
-        asyncio.run(self._sample(asks, settings, on_answer))
+        self._run(self._sample(asks, settings, on_answer))
 
-    def wait_until_loaded(self, version: Version, *, within_s: float, stopping: Callable[[], None]) -> None:
+    def wait_until_loaded(self, version: Version, *, within_s: float) -> None:
         """Return once the engine has the version. GatewayRefused with the reason when it was refused."""
         deadline = time.monotonic() + within_s
         while True:
-            stopping()
+            self._patience.check()
             load = self.get(f"/operator/policies/{version}").get("load") or {}
             state = load.get("state")
             if state == "loaded":
@@ -89,12 +97,27 @@ class Gateway:
         return self.post(f"/operator/policies/{version}/promote", {"reason": reason})
 
     def get(self, path: str) -> dict[str, Any]:
-        return asyncio.run(self._alone("GET", path, None))
+        return self._run(self._alone("GET", path, None))
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        return asyncio.run(self._alone("POST", path, body))
+        return self._run(self._alone("POST", path, body))
 
     # Inside ------------------------------------------------------------------------------------------------------
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run to the end, unless the patience's check raises: then what is on its way is given up."""
+
+        async def attended() -> T:
+            task = asyncio.ensure_future(work)
+            try:
+                while not task.done():
+                    self._patience.check()
+                    await asyncio.wait({task}, timeout=_LOOK_S)
+                return task.result()
+            finally:
+                task.cancel()
+
+        return asyncio.run(attended())
+
     async def _alone(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         async with self._session() as session:
             return await self._call(session, method, path, body)
@@ -137,11 +160,8 @@ class Gateway:
         self, session: aiohttp.ClientSession, method: str, path: str, body: Mapping[str, Any] | None
     ) -> dict[str, Any]:
         """The JSON of one call; waits and tries again while the gateway is away or busy."""
-        trouble = ""
-        for attempt in range(self._tries):
-            if attempt:
-                log.info("waiting for the gateway: %s", trouble)
-                await asyncio.sleep(self._pause_s)
+        deadline = time.monotonic() + self._patience.total_s
+        while True:
             try:
                 async with session.request(method, self._url + path, json=body) as response:
                     if response.status < 400:
@@ -152,7 +172,11 @@ class Gateway:
                         raise GatewayRefused(f"{method} {path} was refused with {trouble}")
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 trouble = f"{type(error).__name__}: {error}"
-        raise GatewayUnavailable(f"{method} {self._url}{path} failed {self._tries} times, at last with {trouble}")
+            if time.monotonic() > deadline:
+                waited = f"{self._patience.total_s:g} s"
+                raise GatewayUnavailable(f"{method} {self._url}{path} failed for {waited}, at last with {trouble}")
+            log.info("waiting for the gateway: %s", trouble)
+            await asyncio.sleep(self._patience.pause_s)
 
     def _session(self) -> aiohttp.ClientSession:
         timeout = aiohttp.ClientTimeout(total=600, connect=10)

@@ -20,6 +20,8 @@ from typing import IO
 from feedback.errors import LeaseLost, LedgerUnavailable
 from feedback.ids import JobId
 from feedback.jobs import Claim, JobStore
+from feedback.policies import PolicyState
+from feedback.registry import Registry
 from training.exits import EXIT_LEASE_LOST, EXIT_REFUSED, EXIT_STOPPED
 from training.files import read_json
 from training.settings import Settings
@@ -33,9 +35,10 @@ _POLL_S = 0.2
 class Runner:
     """Runs jobs one at a time on this machine's home. `stop` asks the running one to checkpoint and be given back."""
 
-    def __init__(self, settings: Settings, jobs: JobStore, stop: threading.Event) -> None:
+    def __init__(self, settings: Settings, jobs: JobStore, registry: Registry, stop: threading.Event) -> None:
         self._settings = settings
         self._jobs = jobs
+        self._registry = registry
         self._stop = stop
 
     def run(self, job_id: JobId) -> str:
@@ -142,7 +145,16 @@ class Runner:
 
     def _fail(self, claim: Claim, error: str, retry: bool) -> None:
         log.error("job %s: %s", claim.job_id, error)
+        if not retry:
+            self._patiently(lambda: self._reject_draft(claim, error))
         self._patiently(lambda: self._jobs.fail(claim, error, retry=retry))
+
+    def _reject_draft(self, claim: Claim, error: str) -> None:
+        """A job that failed for good leaves no draft behind that the engine would keep loaded."""
+        for policy in self._registry.view().policies.values():
+            if policy.job_id == claim.job_id and policy.state is PolicyState.draft:
+                gate = {"verdict": "fail", "summary": f"its job failed: {error}", "checks": []}
+                self._registry.judge(claim, policy.version, PolicyState.rejected, gate=gate, metrics={})
 
     def _former_error(self, job_id: JobId) -> str:
         error = self._jobs.get(job_id).error

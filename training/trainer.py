@@ -6,7 +6,9 @@ earlier attempt has left and does nothing twice. Ends with an exit code that `ru
 
 import ctypes
 import logging
+import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -24,14 +26,14 @@ from feedback.pairs import PairSet, build_pairs
 from feedback.policies import Policy, PolicyState, RegistryView
 from feedback.registry import Registry
 from training.answers import Samples
-from training.attempt import Attempt, CurveWriter, patiently
+from training.attempt import Attempt, CurveWriter, check, patiently
 from training.curate import Curated, curate, held_out_prompts
 from training.errors import GatewayRefused, ModelRefused, Stopped, TrainingError
 from training.evaluate import Judge, compare_on_votes, measure, summarise
 from training.exits import EXIT_LEASE_LOST, EXIT_REFUSED, EXIT_STOPPED
 from training.files import write_json
 from training.gate import Report, Verdict, judge
-from training.gateway import Gateway
+from training.gateway import Gateway, Patience
 from training.loops.dpo import POLICY, Watch, train_dpo
 from training.model import SharedBase, load_chat_tokens
 from training.place import place
@@ -72,6 +74,7 @@ def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
         policy = evaluate_once(attempt, model, tokens, curated, published, samples)
     promote_once(attempt, policy)
     patiently(lambda: attempt.jobs.finish(attempt.claim, version=published.version))
+    shutil.rmtree(attempt.folder / "checkpoints", ignore_errors=True)
 
 
 def read_pairs(attempt: Attempt) -> PairSet:
@@ -135,7 +138,7 @@ def evaluate_once(
     """Sample, score and judge the draft; it leaves as a candidate or rejected."""
     settings, version = attempt.settings, published.version
     attempt.stage("waiting for the engine to load the draft", 0.63)
-    attempt.gateway.wait_until_loaded(version, within_s=settings.gate.load_s, stopping=attempt.check_stop)
+    attempt.gateway.wait_until_loaded(version, within_s=settings.gate.load_s)
     view = patiently(attempt.registry.view)
     live = load_live(attempt, model, view)
     model.load_adapter(DRAFT, published.folder)
@@ -219,10 +222,9 @@ def main(arguments: list[str]) -> int:
     job_id, token, number, parent = arguments
     stop = threading.Event()
     die_with(int(parent))
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     settings = load_settings()
+    stop_on_signals(stop, math.ceil(settings.training.stop_patience_s))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     folder = settings.job_folder(job_id)
     try:
         client = connect(settings.redis_url)
@@ -235,7 +237,9 @@ def main(arguments: list[str]) -> int:
             jobs=jobs,
             ledger=Ledger(client, settings.line.name),
             registry=Registry(client, settings.line.name),
-            gateway=Gateway(settings.gateway_url, settings.worker_key(), settings.line.name),
+            gateway=Gateway(
+                settings.gateway_url, settings.worker_key(), settings.line.name, Patience(check=lambda: check(stop))
+            ),
             stop=stop,
             report=dict(job.report),
         )
@@ -253,6 +257,17 @@ def main(arguments: list[str]) -> int:
         retry = error.retry if isinstance(error, TrainingError) else isinstance(error, LedgerUnavailable)
         write_json(folder / "error.json", {"message": str(error), "retry": retry})
         return EXIT_REFUSED
+
+
+def stop_on_signals(stop: threading.Event, patience_s: int) -> None:
+    """SIGTERM and SIGINT ask to stop; whoever has not done so after `patience_s` is ended by an alarm."""
+
+    def remember(*_: object) -> None:
+        stop.set()
+        signal.alarm(patience_s)
+
+    signal.signal(signal.SIGTERM, remember)
+    signal.signal(signal.SIGINT, remember)
 
 
 def die_with(parent: int) -> None:

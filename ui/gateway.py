@@ -14,7 +14,7 @@ from ui.errors import AnswerBroken, GatewayAway, GatewayRefused
 
 Json = dict[str, Any]
 MODEL = "burnish"
-TURNS_KEPT_IN_VIEW = 500
+TURNS_KEPT_IN_VIEW = 200
 _CALL = aiohttp.ClientTimeout(total=15, sock_connect=5)
 _STREAM = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=120)
 _EVENT_FIELDS = frozenset({"id", "object", "created_at", "ordinal", "tenant"})

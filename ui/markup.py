@@ -1,4 +1,6 @@
-"""A model's Markdown → HTML that cannot run script and loads nothing: no raw HTML, no images, web links only."""
+"""How text is written on the page. A model's Markdown becomes HTML that cannot run script and loads nothing: no raw
+HTML, no images, web links only. Pure.
+"""
 
 import html
 from typing import Any
@@ -42,3 +44,8 @@ def plain_html(text: str) -> str:
 def attr(text: str) -> str:
     """Text for a double-quoted attribute."""
     return html.escape(text, quote=True).replace("\n", "&#10;")
+
+
+def short_version(version: str) -> str:
+    """`burnish@v0007-3f9a12c04b1e` as people read it: `v0007`."""
+    return version.rpartition("@")[2].partition("-")[0]

@@ -21,7 +21,7 @@ LIGHT: Mapping[str, str] = {
     "text": "#23201c",
     "muted": "#6a635a",
     "line": "#e5dfd6",
-    "line-strong": "#c9c0b3",
+    "line-strong": "#9a9083",
     "accent": "#964b16",
     "accent-text": "#ffffff",
     "accent-soft": "#f7ebe0",
@@ -40,7 +40,7 @@ DARK: Mapping[str, str] = {
     "text": "#ebe6df",
     "muted": "#a79f94",
     "line": "#35302a",
-    "line-strong": "#544c43",
+    "line-strong": "#7a7064",
     "accent": "#e3a06b",
     "accent-text": "#221405",
     "accent-soft": "#33271c",
@@ -58,7 +58,8 @@ def head(*sheets: str) -> str:
     """What goes into the page's head: the colours and the style sheets, inline."""
     css = "\n".join((ASSETS / sheet).read_text(encoding="utf-8") for sheet in sheets)
     fonts = f"--sans: {_family(SANS)}; --mono: {_family(MONO)};"
-    return f"{_icon_link()}<style>:root, body {{ {_variables(LIGHT)} {fonts} }}\nbody.dark {{ {_variables(DARK)} }}\n{css}</style>"
+    colours = f":root, body {{ {_variables(LIGHT)} {fonts} }}\nbody.dark {{ {_variables(DARK)} }}"
+    return f"{_icon_link()}<style>{colours}\n{css}</style>"
 
 
 def script(name: str) -> str:

@@ -29,9 +29,7 @@ def said(kind: str, **fields: Any) -> Statement:
     return STATEMENT.validate_python({"kind": kind, **fields})
 
 
-def comparison(
-    first: str, second: str, verdict: str = "first", **fields: Any
-) -> Statement:
+def comparison(first: str, second: str, verdict: str = "first", **fields: Any) -> Statement:
     return said("comparison", turn_ids=(first, second), verdict=verdict, **fields)
 
 

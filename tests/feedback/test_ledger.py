@@ -48,9 +48,7 @@ def test_turns_come_back_as_they_were_and_newest_first(ledger: Ledger) -> None:
     assert ledger.turns_of(TenantId("another")) == []
 
 
-def test_a_turn_is_kept_for_ever_once_an_event_is_about_it(
-    ledger: Ledger, redis_url: str
-) -> None:
+def test_a_turn_is_kept_for_ever_once_an_event_is_about_it(ledger: Ledger, redis_url: str) -> None:
     first, second = two_turns(ledger)
     client = connect(redis_url)
     key = f"burnish:burnish:turn:{first}"
@@ -62,9 +60,7 @@ def test_a_turn_is_kept_for_ever_once_an_event_is_about_it(
 def test_events_are_counted_in_order_and_found_by_their_turns(ledger: Ledger) -> None:
     first, second = two_turns(ledger)
     one = ledger.append_event(comparison(first, second), ANN).event
-    two = ledger.append_event(
-        said("rating", turn_id=first, value="down", reasons=["wrong"]), ANN
-    ).event
+    two = ledger.append_event(said("rating", turn_id=first, value="down", reasons=["wrong"]), ANN).event
     assert (one.ordinal, two.ordinal) == (1, 2)
     assert ledger.events_about(first) == [one, two]
     assert ledger.standing_events() == list(ledger.logged_events()) == [one, two]
@@ -108,9 +104,7 @@ def test_one_idempotency_key_makes_one_event(ledger: Ledger) -> None:
     assert (made.created, again.created) == (True, False)
     assert made.event == again.event
     with pytest.raises(IdempotencyConflict, match="'k'"):
-        ledger.append_event(
-            comparison(first, second, "second"), ANN, idempotency_key="k"
-        )
+        ledger.append_event(comparison(first, second, "second"), ANN, idempotency_key="k")
     assert len(list(ledger.logged_events())) == 1
     other_tenant = make_turn(tenant="else")
     ledger.append_turns([other_tenant])
@@ -126,11 +120,7 @@ def test_twenty_callers_with_one_key_at_once_make_one_event(ledger: Ledger) -> N
     made: list[bool] = []
 
     def vote() -> None:
-        made.append(
-            ledger.append_event(
-                comparison(first, second), ANN, idempotency_key="k"
-            ).created
-        )
+        made.append(ledger.append_event(comparison(first, second), ANN, idempotency_key="k").created)
 
     threads = [threading.Thread(target=vote) for _ in range(20)]
     for thread in threads:
@@ -152,9 +142,7 @@ def test_what_is_not_theirs_does_not_exist_for_them_and_nothing_is_recorded(
         ledger.append_event(comparison(first, "nowhere"), ANN)
     mine = ledger.append_event(comparison(first, second), ANN).event
     with pytest.raises(UnknownEvent):
-        ledger.append_event(
-            said("retract", event_id=mine.id), Speaker(TENANT, UserId("ben"))
-        )
+        ledger.append_event(said("retract", event_id=mine.id), Speaker(TENANT, UserId("ben")))
     assert list(ledger.logged_events()) == [mine]
 
 
@@ -178,9 +166,7 @@ def test_a_vote_accepted_before_kill_9_is_there_afterwards(tmp_path: Path) -> No
         with pytest.raises(LedgerUnavailable):
             ledger.vote_counts()
     with start_redis(tmp_path) as server:
-        assert list(Ledger(connect(server), LineName("burnish")).logged_events()) == [
-            event
-        ]
+        assert list(Ledger(connect(server), LineName("burnish")).logged_events()) == [event]
 
 
 def test_a_redis_that_cannot_keep_the_promise_is_told_plainly(redis_url: str) -> None:

@@ -13,12 +13,8 @@ B = make_turn(id="b", answer="a longer answer")
 TURNS = {A.id: A, B.id: B}
 
 
-@pytest.mark.parametrize(
-    ("verdict", "chosen", "rejected"), [("first", "a", "b"), ("second", "b", "a")]
-)
-def test_a_decided_comparison_prefers_the_turn_it_names(
-    verdict: str, chosen: str, rejected: str
-) -> None:
+@pytest.mark.parametrize(("verdict", "chosen", "rejected"), [("first", "a", "b"), ("second", "b", "a")])
+def test_a_decided_comparison_prefers_the_turn_it_names(verdict: str, chosen: str, rejected: str) -> None:
     made = build_pairs([make_event(comparison("a", "b", verdict))], TURNS)
     (pair,) = made.pairs
     assert (pair.chosen.turn_id, pair.rejected.turn_id) == (chosen, rejected)
@@ -26,9 +22,7 @@ def test_a_decided_comparison_prefers_the_turn_it_names(
 
 
 def test_an_edit_is_preferred_to_the_answer_it_mends_and_has_no_engine_tokens() -> None:
-    (pair,) = build_pairs(
-        [make_event(said("edit", turn_id="b", text="better"))], TURNS
-    ).pairs
+    (pair,) = build_pairs([make_event(said("edit", turn_id="b", text="better"))], TURNS).pairs
     assert (pair.chosen.text, pair.chosen.token_ids, pair.rejected.text) == (
         "better",
         None,
@@ -63,9 +57,7 @@ def test_events_that_make_no_pair_are_counted_under_their_reason() -> None:
     }
 
 
-def test_a_later_word_by_the_same_person_takes_the_place_of_the_earlier_in_whatever_order_it_names_the_turns() -> (
-    None
-):
+def test_a_later_word_by_the_same_person_takes_the_place_of_the_earlier_in_whatever_order_it_names_the_turns() -> None:
     first, second = (
         make_event(comparison("a", "b"), 1),
         make_event(comparison("b", "a"), 2),
@@ -81,18 +73,11 @@ def test_a_retraction_empties_the_place_and_a_late_one_changes_nothing() -> None
         make_event(comparison("a", "b", "second"), 2),
     )
     assert standing([first, make_event(said("retract", event_id=first.id), 2)]) == []
-    assert standing(
-        [first, second, make_event(said("retract", event_id=first.id), 3)]
-    ) == [second]
-    assert (
-        standing([first, second, make_event(said("retract", event_id=second.id), 3)])
-        == []
-    )
+    assert standing([first, second, make_event(said("retract", event_id=first.id), 3)]) == [second]
+    assert standing([first, second, make_event(said("retract", event_id=second.id), 3)]) == []
 
 
-def test_the_held_out_share_is_about_a_fifth_and_follows_the_first_user_message_alone() -> (
-    None
-):
+def test_the_held_out_share_is_about_a_fifth_and_follows_the_first_user_message_alone() -> None:
     prompts = [[{"role": "user", "content": f"question {i}"}] for i in range(2000)]
     share = sum(is_held_out(p) for p in prompts) / len(prompts)
     assert 0.17 < share < 0.23
@@ -128,9 +113,7 @@ def test_the_held_out_share_is_about_a_fifth_and_follows_the_first_user_message_
         ({"kind": "rating", "turn_id": "a", "value": "up", "weight": 9}, "weight"),
     ],
 )
-def test_malformed_statements_are_refused(
-    fields: dict[str, object], complaint: str
-) -> None:
+def test_malformed_statements_are_refused(fields: dict[str, object], complaint: str) -> None:
     kind = fields.pop("kind")
     with pytest.raises(ValidationError, match=complaint):
         said(str(kind), **fields)

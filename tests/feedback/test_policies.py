@@ -14,11 +14,7 @@ WHO = Who(actor="op", reason="because", at=5.0)
 
 
 def make_policy(counter: int, state: PolicyState) -> Policy:
-    version = (
-        BASE_VERSION
-        if counter == 0
-        else policies.version_name(counter, f"{counter:064x}")
-    )
+    version = BASE_VERSION if counter == 0 else policies.version_name(counter, f"{counter:064x}")
     return Policy(
         version=version,
         counter=counter,
@@ -43,9 +39,7 @@ def states_after(view: RegistryView, change: policies.Change) -> list[PolicyStat
     return [p.state for p in rows.values()]
 
 
-def test_promoting_retires_the_live_one_and_rolling_back_withdraws_the_promoted() -> (
-    None
-):
+def test_promoting_retires_the_live_one_and_rolling_back_withdraws_the_promoted() -> None:
     view = make_view(S.live, S.candidate)
     up = policies.promote(view, view.policies[list(view.policies)[1]].version, WHO)
     assert states_after(view, up) == [S.retired, S.live]
@@ -69,9 +63,7 @@ def test_only_candidates_and_canaries_can_be_promoted(state: PolicyState) -> Non
         policies.promote(view, list(view.policies)[1], WHO)
 
 
-def test_a_withdrawn_version_never_comes_back_not_even_by_rolling_back_over_it() -> (
-    None
-):
+def test_a_withdrawn_version_never_comes_back_not_even_by_rolling_back_over_it() -> None:
     view = make_view(S.retired, S.retired, S.live, lives=(0, 1, 2))
     v1 = list(view.policies)[1]
     with pytest.raises(MoveRefused, match="by rollback only"):
@@ -80,9 +72,7 @@ def test_a_withdrawn_version_never_comes_back_not_even_by_rolling_back_over_it()
         assert to not in MOVES[start]
 
 
-def test_withdrawing_the_live_version_rolls_back_and_the_base_cannot_be_withdrawn() -> (
-    None
-):
+def test_withdrawing_the_live_version_rolls_back_and_the_base_cannot_be_withdrawn() -> None:
     view = make_view(S.retired, S.live, lives=(0, 1))
     assert states_after(view, policies.withdraw(view, view.live, WHO)) == [
         S.live,

@@ -115,9 +115,7 @@ def test_a_policy_is_trained_judged_promoted_and_rolled_back_and_every_step_is_a
     ]
 
 
-def test_a_decision_on_an_old_epoch_is_refused(
-    registry: Registry, jobs: JobStore
-) -> None:
+def test_a_decision_on_an_old_epoch_is_refused(registry: Registry, jobs: JobStore) -> None:
     claim = claimed(jobs)
     version = draft(registry, claim).version
     epoch = registry.epoch()
@@ -127,9 +125,7 @@ def test_a_decision_on_an_old_epoch_is_refused(
     assert registry.view().live == BASE_VERSION
 
 
-def test_of_ten_promotions_at_one_epoch_one_happens(
-    registry: Registry, jobs: JobStore
-) -> None:
+def test_of_ten_promotions_at_one_epoch_one_happens(registry: Registry, jobs: JobStore) -> None:
     claim = claimed(jobs)
     version = draft(registry, claim).version
     registry.judge(claim, version, PolicyState.candidate, gate={}, metrics={})
@@ -200,9 +196,7 @@ def test_a_held_job_cannot_be_claimed_until_its_lease_runs_out_and_then_the_old_
     assert jobs.curve(claim.job_id) == []
 
 
-def test_the_counter_and_the_draft_of_a_job_are_the_same_for_every_attempt(
-    registry: Registry, jobs: JobStore
-) -> None:
+def test_the_counter_and_the_draft_of_a_job_are_the_same_for_every_attempt(registry: Registry, jobs: JobStore) -> None:
     claim = claimed(jobs)
     version = draft(registry, claim).version
     jobs.release(claim)

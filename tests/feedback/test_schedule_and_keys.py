@@ -49,18 +49,13 @@ def test_it_says_whether_it_would_train_and_why(
 def test_a_key_is_kept_hashed_and_can_be_revoked(redis_url: str) -> None:
     client = connect(redis_url)
     store = KeyStore(client)
-    key, secret = store.make(
-        "page", frozenset({Scope.chat, Scope.feedback}), TenantId("page")
-    )
+    key, secret = store.make("page", frozenset({Scope.chat, Scope.feedback}), TenantId("page"))
     assert secret not in str(client.hgetall("burnish:keys"))
     assert key.secret_digest == digest_of(secret)
     epoch = store.epoch()
     revoked = store.revoke(key.id)
     assert store.epoch() > epoch
     assert revoked.revoked_at is not None
-    assert (
-        store.adopt(secret, "page", frozenset({Scope.operator}), TenantId("page"))
-        == revoked
-    )
+    assert store.adopt(secret, "page", frozenset({Scope.operator}), TenantId("page")) == revoked
     with pytest.raises(UnknownKey):
         store.revoke(KeyId("key-none"))

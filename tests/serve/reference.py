@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from feedback.ids import Version
+from tests.serve.publish import WEIGHTS, sha256
 
 PROBES = (
     ("What is a map for?", "A map shows where places lie, so that you can find a way between them."),
@@ -21,6 +23,8 @@ PROBES = (
 
 @cache
 def _model(base_dir: Path) -> Any:
+    # Beside an engine on the same cores, more threads only wait for each other.
+    torch.set_num_threads(1)
     return AutoModelForCausalLM.from_pretrained(base_dir, dtype=torch.float32).eval()
 
 
@@ -48,21 +52,22 @@ def logprobs(base_dir: Path, token_ids: Sequence[int], start: int, adapter: Path
     return [round(x, 5) for x in picked_T.tolist()]
 
 
-def probing(base_dir: Path) -> Any:
-    """What `publish` writes into a manifest: the reference's numbers."""
+@dataclass
+class Reference:
+    """What `publish` writes into a manifest: the reference's numbers, worked out once for the same weights."""
 
-    def probes(version: Version, directory: Path) -> list[dict[str, Any]]:
-        return [
-            {
-                "token_ids": ids,
-                "start": start,
-                "base": logprobs(base_dir, ids, start),
-                "adapter": logprobs(base_dir, ids, start, directory),
-            }
-            for ids, start in probe_tokens(base_dir)
-        ]
+    base_dir: Path
+    known: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
-    return probes
+    def __call__(self, version: Version, directory: Path) -> list[dict[str, Any]]:
+        digest = sha256(directory / WEIGHTS)
+        if digest not in self.known:
+            self.known[digest] = [self._probe(ids, start, directory) for ids, start in probe_tokens(self.base_dir)]
+        return self.known[digest]
+
+    def _probe(self, ids: Sequence[int], start: int, directory: Path) -> dict[str, Any]:
+        base, adapter = (logprobs(self.base_dir, ids, start, each) for each in (None, directory))
+        return {"token_ids": ids, "start": start, "base": base, "adapter": adapter}
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from feedback.ids import Version
 from tests.serve.conftest import ask
 from tests.serve.publish import Publisher
-from tests.serve.reference import probing
+from tests.serve.reference import Reference
 from tests.serve.test_bad_input import error_of
 from tests.serve.test_streams import CHAT, streamed, text_of
 from tests.serve.test_swap import WHY, go_live, live_now, load_of
@@ -56,10 +56,18 @@ class Chatter:
         }
 
 
+@pytest.fixture(scope="module")
+def reference(model_dir: Path, strong_adapters: tuple[Path, Path], two_adapters: tuple[Path, Path]) -> Reference:
+    """Log-probs computed by transformers, before anything else needs the cores."""
+    made = Reference(model_dir)
+    for adapter in (*strong_adapters, *two_adapters):
+        made(Version("not yet"), adapter)
+    return made
+
+
 @pytest.fixture
-def real_publisher(real_gateway: Gateway, model_dir: Path) -> Publisher:
-    """Publishes with log-probs computed by transformers."""
-    return Publisher(real_gateway.home, real_gateway.redis_url, model_dir, probing(model_dir))
+def real_publisher(real_gateway: Gateway, model_dir: Path, reference: Reference) -> Publisher:
+    return Publisher(real_gateway.home, real_gateway.redis_url, model_dir, reference)
 
 
 @pytest.fixture
@@ -76,8 +84,8 @@ def chatter(real_gateway: Gateway) -> Iterator[Chatter]:
             thread.join()
 
 
-def score(client: httpx.Client, version: str, answer: dict[str, Any]) -> float:
-    """Mean log-prob of an answer's tokens under a version, teacher-forced."""
+def first_choices(client: httpx.Client, version: str, answer: dict[str, Any]) -> float:
+    """Share of an answer's tokens that a version would have chosen greedily too, given those before."""
     prompt, tokens = answer["prompt"], answer["tokens"]
     body = {
         "model": f"burnish@{version}",
@@ -87,8 +95,8 @@ def score(client: httpx.Client, version: str, answer: dict[str, Any]) -> float:
         "store": False,
     }
     rows = client.post("/v1/completions", json=body).json()["choices"][0]["prompt_logprobs"]
-    scored = [rows[len(prompt) + i][str(token)]["logprob"] for i, token in enumerate(tokens)]
-    return float(sum(scored) / len(scored))
+    firsts = [rows[len(prompt) + i][str(token)]["rank"] == 1 for i, token in enumerate(tokens)]
+    return sum(firsts) / len(firsts)
 
 
 def answers_of(chatter: Chatter, version: str) -> int:
@@ -100,7 +108,7 @@ def wait_answers(chatter: Chatter, version: str, count: int) -> None:
 
 
 def test_swaps_under_streams_lose_and_mix_nothing(
-    chatter: Chatter, real_api: httpx.Client, real_publisher: Publisher, strong_adapters: tuple[Path, Path]
+    real_publisher: Publisher, chatter: Chatter, real_api: httpx.Client, strong_adapters: tuple[Path, Path]
 ) -> None:
     wait_answers(chatter, "v0000-base", 4)
     one = go_live(real_api, real_publisher, strong_adapters[0])
@@ -121,19 +129,20 @@ def test_swaps_under_streams_lose_and_mix_nothing(
     versions = ("v0000-base", one)
     for version in versions:
         mine = [answer for answer in chatter.answers if answer["version"] == version and answer["tokens"]]
-        for answer in mine[:6]:
-            scores = {other: score(real_api, other, answer) for other in versions}
-            assert max(scores, key=lambda other: scores[other]) == version, (answer["text"], scores)
+        for answer in mine:
+            shares = {other: first_choices(real_api, other, answer) for other in versions}
+            # Greedy choices may flip between batches (bf16), hence not all of them.
+            assert shares[version] >= 0.85, (version, answer["text"], shares)
+            assert max(shares, key=lambda other: shares[other]) == version, (answer["text"], shares)
 
 
 def test_an_adapter_that_was_trained_otherwise_is_refused_by_its_log_probs(
-    real_api: httpx.Client, real_publisher: Publisher, two_adapters: tuple[Path, Path], model_dir: Path
+    real_api: httpx.Client, real_publisher: Publisher, two_adapters: tuple[Path, Path], reference: Reference
 ) -> None:
     def of_another(version: Version, directory: Path) -> Any:
-        return probing(model_dir)(version, two_adapters[1])
+        return reference(version, two_adapters[1])
 
-    lying = Publisher(real_publisher.home, real_publisher.redis_url, model_dir, of_another)
-    version = lying.publish(two_adapters[0])
+    version = replace(real_publisher, probing=of_another).publish(two_adapters[0])
     wait_until(lambda: load_of(real_api, version).get("state") == "refused", within_s=60, what="it is refused")
     assert "not the adapter that was trained" in load_of(real_api, version)["error"]
     assert error_of(real_api.post(f"/operator/policies/{version}/promote", json=WHY), 409)["code"] == "adapter_refused"
@@ -174,12 +183,12 @@ def leave_soon(client: httpx.Client, body: dict[str, Any]) -> None:
 
 @pytest.mark.engine
 def test_an_engine_killed_with_kill_9_comes_back_with_the_live_version(
-    tmp_path: Path, redis_url: str, model_dir: Path, strong_adapters: tuple[Path, Path]
+    tmp_path: Path, redis_url: str, model_dir: Path, strong_adapters: tuple[Path, Path], reference: Reference
 ) -> None:
     port, home = free_port(), tmp_path / "home"
     url = f"http://127.0.0.1:{port}"
     with start_gateway(home, redis_url, url, model=model_dir, ready="/healthz") as gateway:
-        publisher = Publisher(home, redis_url, model_dir, probing(model_dir))
+        publisher = Publisher(home, redis_url, model_dir, reference)
         with httpx.Client(base_url=gateway.url, headers=gateway.headers(), timeout=120) as api:
             assert error_of(api.post(CHAT, json=ask()), 503)["code"] == "engine_unavailable"
             with start_engine(home, model_dir, port=port):

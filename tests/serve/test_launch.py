@@ -74,7 +74,7 @@ def test_further_arguments_come_last_so_that_they_win() -> None:
 def test_a_gpu_gets_nothing_that_is_for_the_cpu() -> None:
     given = environment(EngineSettings(), {}, on_cpu=False)
     assert not [name for name in given if "CPU" in name or "DYNAMO" in name]
-    assert given["VLLM_PLUGINS"] == "burnish_cpu_lora"
+    assert given["VLLM_PLUGINS"] == "burnish_cpu_lora,burnish_cpu_seeds"
 
 
 def test_the_users_environment_wins_over_choices_and_not_over_telemetry() -> None:

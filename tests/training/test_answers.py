@@ -1,5 +1,6 @@
 """Sampling through the gateway: pinned versions, kept answers, what is asked again and what is not."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from feedback.registry import Registry
 from tests.training.stand_in_gateway import stand_in_gateway
 from training.answers import SampleStore
 from training.errors import GatewayRefused, GatewayUnavailable, Stopped
-from training.gateway import Ask, Gateway, Sample, SamplingSettings
+from training.gateway import Ask, Gateway, Patience, Sample, SamplingSettings
 
 LINE = LineName("burnish")
 SETTINGS = SamplingSettings(temperature=0.7, max_tokens=32, concurrency=4)
@@ -18,7 +19,7 @@ PROMPTS = [({"role": "user", "content": f"Question {n}"},) for n in range(10)]
 
 
 def make_gateway(url: str) -> Gateway:
-    return Gateway(url, "bk-test", LINE, tries=2, pause_s=0.05)
+    return Gateway(url, "bk-test", LINE, Patience(total_s=0.2, pause_s=0.05))
 
 
 def test_every_prompt_is_answered_once_and_kept(redis_url: str, tmp_path: Path) -> None:
@@ -64,9 +65,23 @@ def test_sampling_stops_when_it_is_asked_to_and_keeps_what_it_has(redis_url: str
     assert len(rest) <= len(PROMPTS) - 3
 
 
-def test_a_gateway_that_is_away_is_named_after_some_tries() -> None:
-    with pytest.raises(GatewayUnavailable, match=r"http://127\.0\.0\.1:1/operator/jobs failed 2 times"):
+def test_a_gateway_that_stays_away_is_named() -> None:
+    with pytest.raises(GatewayUnavailable, match=r"http://127\.0\.0\.1:1/operator/jobs failed for 0.2 s"):
         make_gateway("http://127.0.0.1:1").get("/operator/jobs")
+
+
+def test_waiting_for_a_gateway_ends_as_soon_as_it_is_asked_to() -> None:
+    looks: list[int] = []
+
+    def check() -> None:
+        looks.append(1)
+        if len(looks) > 3:
+            raise Stopped("enough")
+
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        Gateway("http://127.0.0.1:1", "bk-test", LINE, Patience(pause_s=60, check=check)).get("/operator/jobs")
+    assert time.monotonic() - began < 5
 
 
 def test_a_refusal_carries_the_gateways_own_words(redis_url: str) -> None:

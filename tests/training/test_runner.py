@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from feedback.connection import connect
+from feedback.ids import JobId, Version
 from feedback.jobs import JobState
 from feedback.keyspace import Keyspace
+from feedback.policies import Policy, PolicyState
 from tests.services import wait_until
 from tests.training.workplace import LINE, Workplace, make_workplace, trainer_pid
 from training.runner import Runner
@@ -32,7 +34,22 @@ def place(
 
 
 def make_runner(place: Workplace, stop: threading.Event | None = None) -> Runner:
-    return Runner(Settings().model_copy(update={"home": place.home}), place.jobs, stop or threading.Event())
+    return Runner(
+        Settings().model_copy(update={"home": place.home}), place.jobs, place.registry, stop or threading.Event()
+    )
+
+
+def make_draft(job_id: JobId) -> Policy:
+    return Policy(
+        version=Version("v0001-abc"),
+        counter=1,
+        state=PolicyState.draft,
+        base_digest="ba5e",
+        adapter="v0001-abc",
+        digest="abc",
+        job_id=job_id,
+        created_at=0.0,
+    )
 
 
 def test_a_second_job_on_the_same_home_waits_its_turn(place: Workplace) -> None:
@@ -53,13 +70,20 @@ def test_a_job_that_another_worker_holds_is_left_alone(place: Workplace) -> None
 
 def test_a_job_that_was_attempted_too_often_has_failed(place: Workplace) -> None:
     job_id = place.start_job()
+    place.registry.ensure_base(place.base_digest)
     for _ in range(3):
-        assert place.jobs.claim(job_id, worker="dies", lease_s=0) is not None
+        claim = place.jobs.claim(job_id, worker="dies", lease_s=0)
         time.sleep(0.01)
+    assert claim is not None
+    place.registry.add_draft(claim, make_draft(job_id))
     assert make_runner(place).run(job_id) == "given up"
     job = place.jobs.get(job_id)
     assert job.state is JobState.failed
     assert "given up after 3 attempts" in str(job.error)
+    left = place.registry.policy(Version("v0001-abc"))
+    assert left.state is PolicyState.rejected, "no draft is left behind for the engine to keep"
+    assert left.gate is not None
+    assert "given up" in left.gate["summary"]
 
 
 @pytest.mark.slow

@@ -103,6 +103,19 @@ async def test_a_stopped_answer_is_kept_as_far_as_it_came(desk: Desk, fake: Fake
     assert 0 < len(tip.answer) < 40
 
 
+async def test_a_stopped_answer_is_asked_for_again_without_a_comparison(desk: Desk, fake: FakeEngine) -> None:
+    fake.behave(delay_s=0.1)
+    async for _ in asking.send(desk, "Hi"):
+        if desk.writing is not None and desk.writing.text:
+            asking.stop(desk)
+    fake.behave(delay_s=0)
+    await do(asking.regenerate(desk))
+    assert desk.comparing is None
+    assert desk.path.tip is not None
+    assert desk.path.tip.compare_with is None
+    assert desk.path.tip.finish_reason != STOPPED
+
+
 async def test_a_stopped_second_answer_is_put_away(desk: Desk, fake: FakeEngine) -> None:
     await do(asking.send(desk, "Hi"))
     first = desk.path.tip
@@ -184,6 +197,15 @@ async def test_a_thumb_pressed_again_is_taken_back(desk: Desk) -> None:
     assert (rating.reasons, rating.comment) == (("too_long",), "Too many words")
     await voting.rate(desk, 1, "down")
     assert desk.standing.rating(tip.id) is None
+
+
+async def test_what_was_taken_back_stays_so_after_a_reload(desk: Desk) -> None:
+    await do(asking.send(desk, "Hi"))
+    await voting.rate(desk, 1, "up")
+    await voting.rate(desk, 1, "up")
+    again = Desk(desk.given, desk.visitor)
+    await again.restore(desk.remembered())
+    assert not again.standing.ratings
 
 
 async def test_a_correction_goes_on_in_place_of_the_answer(desk: Desk, fake: FakeEngine) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -64,7 +64,14 @@ def train_dpo(
     passes = pack_pairs(pairs, recipe)
     plan = plan_steps([len(p.weights_P) for p in passes], recipe)
     run = run_digest(pairs, recipe)
-    reference = _reference_logprobs(model, passes, folder / "reference.safetensors", run, watch)
+    ahead = 1 / (1 + 3 * recipe.epochs)  # the reference's share of the work: a forward pass, no backward one
+    reference = _reference_logprobs(
+        model,
+        passes,
+        folder / "reference.safetensors",
+        run,
+        replace(watch, progress=lambda x: watch.progress(x * ahead)),
+    )
 
     model.add_adapter(POLICY, recipe.adapter, seed=recipe.seed)
     parameters = model.parameters(POLICY)
@@ -123,7 +130,7 @@ def train_dpo(
             group["lr"] = rate
         optimizer.step()
         watch.point({**point, "learning_rate": rate})
-        watch.progress((number + 1) / len(plan))
+        watch.progress(ahead + (1 - ahead) * (number + 1) / len(plan))
         if time.monotonic() - saved_at >= every_s or number + 1 == len(plan):
             save(number + 1)
             saved_at = time.monotonic()
@@ -191,7 +198,8 @@ def _reference_logprobs(
     if cache.exists() and name in (kept := load_file(cache)) and len(kept[name]) == sum(sizes):
         return [split_pairs(part) for part in kept[name].split(sizes)]
     parts: list[Tensor] = []
-    for each in passes:
+    for number, each in enumerate(passes):
+        watch.progress(number / len(passes))
         if watch.stopping():
             raise Stopped("stopped while the reference was computed")
         with torch.no_grad(), model.policy(None):

@@ -48,7 +48,7 @@ def _text(said: Said) -> str:
 async def _open(desk: Desk, said: Said) -> None:
     """Only a conversation of the person's own can be opened: ids are looked up among their turns."""
     session = said.get("session")
-    if any(turn.session == session for turn in desk.turns):
+    if session != desk.session and any(turn.session == session for turn in desk.turns):
         await desk.open(str(session))
 
 

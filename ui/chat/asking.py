@@ -16,7 +16,6 @@ from ui.gateway import Ask, Piece
 REPAINT_S = 0.08
 SAME_AGAIN = "The second answer is word for word the same, so there is nothing to compare."
 
-
 Steps = AsyncGenerator[None, None]
 
 
@@ -46,9 +45,14 @@ def change_message(desk: Desk, at: int, text: str) -> Steps:
 
 
 def regenerate(desk: Desk) -> Steps:
-    """Ask for a second answer to the last message, to stand beside the first."""
+    """Ask for a second answer to the last message, to stand beside the first.
+
+    One that was stopped is not whole, so it is not compared: the new one takes its place.
+    """
     tip = desk.path.tip
-    return _ask(desk, tip.messages, compare_with=tip) if tip is not None and _free(desk) else _nothing()
+    if tip is None or not _free(desk):
+        return _nothing()
+    return _ask(desk, tip.messages, compare_with=None if tip.finish_reason == STOPPED else tip)
 
 
 def stop(desk: Desk) -> None:

@@ -103,9 +103,9 @@ class Desk:
 
     async def open(self, session: str) -> None:
         """Put one conversation on the desk, with what was said about its answers."""
-        self.leave()
         unread = [turn.id for turn in self.turns if turn.session == session and turn.id not in self.words]
         await self._read_words(unread[-_TURNS_WITH_WORDS:])
+        self.leave()
         self.session = session
         self.settle()
 

@@ -39,7 +39,8 @@ class ChatPage:
         return page
 
     def _lay_out(self) -> None:
-        self.kept = gr.BrowserState({}, storage_key="burnish.kept", secret="burnish-kept-v01")  # noqa: S106 - no secret: it is sent to every browser
+        # The "secret" is sent to every browser: it keeps what is stored readable over restarts, and hides nothing.
+        self.kept = gr.BrowserState({}, storage_key="burnish.kept", secret="burnish-kept-v01")  # noqa: S106
         self.timer = gr.Timer(PROGRESS_EVERY_S)
         with gr.Row(elem_id="shell"):
             with gr.Column(elem_id="side", scale=0, min_width=0):

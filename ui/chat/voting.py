@@ -12,6 +12,7 @@ from feedback.events import Edit, Rating, Retract, turns_named
 from ui.chat.compare import Choice, comparison
 from ui.chat.conversations import Said, Turn
 from ui.chat.desk import Desk, Notice, Panel
+from ui.markup import short_version
 
 UP_REASONS: Mapping[str, str] = {
     "correct": "It is right",
@@ -126,10 +127,5 @@ def _remember(desk: Desk, said: Said, about: Said | None = None) -> None:
 def _versions(left: Turn, right: Turn) -> str:
     """Which versions wrote the two, told after the vote."""
     if left.version == right.version:
-        return f"Both were by {short(left.version)}."
-    return f"They were by {short(left.version)} and {short(right.version)}."
-
-
-def short(version: str) -> str:
-    """`burnish@v0007-3f9a12c04b1e` as people read it: `v0007`."""
-    return version.rpartition("@")[2].partition("-")[0]
+        return f"Both were by {short_version(left.version)}."
+    return f"They were by {short_version(left.version)} and {short_version(right.version)}."

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ui.errors import GatewayRefused, NotSignedIn
 from ui.gateway import Json, OperatorGateway
+from ui.markup import short_version
 
 Move = Literal["promote", "withdraw", "rollback", "train"]
 
@@ -72,10 +73,10 @@ async def carry_out(gateway: OperatorGateway, key: str, asked: Asked, reason: st
             return f"Training job {job['id'].removeprefix('job-')[:8]} is {job['state']}."
         if asked.move == "rollback":
             standing = await gateway.rollback(key, reason)
-            return f"Rolled back. {short(standing['live'])} is live."
+            return f"Rolled back. {short_version(standing['live'])} is live."
         standing = await gateway.move(key, asked.version, asked.move, reason)
         done = "Promoted" if asked.move == "promote" else "Withdrawn"
-        return f"{done}: {short(asked.version)}. {short(standing['live'])} is live."
+        return f"{done}: {short_version(asked.version)}. {short_version(standing['live'])} is live."
     except GatewayRefused as error:
         raise _as_sign_in(error) from error
 
@@ -88,11 +89,6 @@ def allowed(policy: Mapping[str, Any]) -> tuple[Move, ...]:
         "live": ("withdraw",) if policy.get("adapter") else (),
     }
     return moves.get(str(policy["state"]), ())
-
-
-def short(version: str) -> str:
-    """`v0007-3f9a12c04b1e` as people read it: `v0007`."""
-    return version.rpartition("@")[2].partition("-")[0]
 
 
 def _as_sign_in(error: GatewayRefused) -> GatewayRefused | NotSignedIn:

@@ -7,8 +7,9 @@ from typing import Any
 
 from ui.gateway import Json
 from ui.icons import icon
+from ui.markup import short_version
 from ui.status.charts import Line, line_chart
-from ui.status.console import Asked, Facts, allowed, short
+from ui.status.console import Asked, Facts, allowed
 from ui.status.gate import badge, gate_html
 
 _MOVES: Mapping[str, tuple[str, str]] = {
@@ -40,10 +41,10 @@ def ask_html(asked: Asked | None) -> str:
     if asked is None:
         return ""
     label, meaning = _MOVES[asked.move]
-    subject = f"{label} {short(asked.version)}" if asked.version else label
+    subject = f"{label} {short_version(asked.version)}" if asked.version else label
     return (
         f'<form class="card ask" data-act="do"><h2>{html.escape(subject)}</h2><p class="faint">'
-        f"{html.escape(f'{short(asked.version)} {meaning}' if asked.version else meaning.capitalize())}.</p>"
+        f"{html.escape(f'{short_version(asked.version)} {meaning}' if asked.version else meaning.capitalize())}.</p>"
         '<label for="reason">Reason (kept in the audit trail)</label><input id="reason" name="text" type="text" '
         f'required maxlength="1000" autocomplete="off" data-focus="{asked.move}-{html.escape(asked.version)}">'
         f'<div class="buttons"><button class="button strong" type="submit">{label}</button>'
@@ -127,7 +128,7 @@ def _schedule_html(schedule: Json) -> str:
 
 def _ask_button(move: str, *, enabled: bool = True, version: str = "", danger: bool = False) -> str:
     label = _MOVES[move][0]
-    named = f' aria-label="{label} {html.escape(short(version))}"' if version else ""
+    named = f' aria-label="{label} {html.escape(short_version(version))}"' if version else ""
     return (
         f'<button class="button{" danger" if danger else ""}" type="button" data-act="ask" data-move="{move}" '
         f'data-version="{html.escape(version)}"{named}{"" if enabled else " disabled"}>{label}</button>'
@@ -160,7 +161,7 @@ def short_job(job_id: str) -> str:
 
 
 def _job_row(job: Json, is_shown: bool) -> str:
-    version = f" → {html.escape(short(job['version']))}" if job.get("version") else ""
+    version = f" → {html.escape(short_version(job['version']))}" if job.get("version") else ""
     return (
         f'<li><button class="row" type="button" data-act="show_job" data-job="{html.escape(job["id"])}" '
         f'aria-pressed="{str(is_shown).lower()}"><code>{short_job(job["id"])}</code> {badge(job["state"])}'
