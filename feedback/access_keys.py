@@ -51,16 +51,12 @@ class KeyStore:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def make(
-        self, name: str, scopes: frozenset[Scope], tenant: TenantId
-    ) -> tuple[ApiKey, str]:
+    def make(self, name: str, scopes: frozenset[Scope], tenant: TenantId) -> tuple[ApiKey, str]:
         """A new key and its secret, which cannot be shown again."""
         secret = new_secret()
         return self.adopt(secret, name, scopes, tenant), secret
 
-    def adopt(
-        self, secret: str, name: str, scopes: frozenset[Scope], tenant: TenantId
-    ) -> ApiKey:
+    def adopt(self, secret: str, name: str, scopes: frozenset[Scope], tenant: TenantId) -> ApiKey:
         """Enters a secret made elsewhere; one that is known already keeps its key, revoked or not."""
         digest = digest_of(secret)
         known = next((key for key in self.all() if key.secret_digest == digest), None)

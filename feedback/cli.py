@@ -8,16 +8,10 @@ from feedback.connection import connect
 from feedback.ids import LineName
 from feedback.ledger import Ledger
 
-votes = typer.Typer(
-    help="What people said: count, list, rebuild.", no_args_is_help=True
-)
+votes = typer.Typer(help="What people said: count, list, rebuild.", no_args_is_help=True)
 
-Redis = Annotated[
-    str, typer.Option(envvar="BURNISH_REDIS_URL", help="The ledger's Redis.")
-]
-Line = Annotated[
-    str, typer.Option(envvar="BURNISH_LINE_NAME", help="The line of policies.")
-]
+Redis = Annotated[str, typer.Option(envvar="BURNISH_REDIS_URL", help="The ledger's Redis.")]
+Line = Annotated[str, typer.Option(envvar="BURNISH_LINE_NAME", help="The line of policies.")]
 _URL = "redis://127.0.0.1:6399/0"
 
 
@@ -25,9 +19,7 @@ _URL = "redis://127.0.0.1:6399/0"
 def count(redis: Redis = _URL, line: Line = "burnish") -> None:
     """How many votes stand and how many pairs they make."""
     counts = Ledger(connect(redis), LineName(line)).vote_counts()
-    typer.echo(
-        f"{counts.events} standing, {counts.pairs} make a pair, {counts.people} ever said by people"
-    )
+    typer.echo(f"{counts.events} standing, {counts.pairs} make a pair, {counts.people} ever said by people")
 
 
 @votes.command("list")

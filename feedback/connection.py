@@ -40,16 +40,12 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OSError) as error:
-        raise LedgerUnavailable(
-            f"Redis did not answer ({type(error).__name__}: {error}); try again"
-        ) from error
+        raise LedgerUnavailable(f"Redis did not answer ({type(error).__name__}: {error}); try again") from error
 
 
 def lua(client: Client, name: str) -> Script:
     """The script `feedback/lua/NAME.lua`, ready to be called. Loads itself into Redis when that has forgotten it."""
-    script: Script = client.register_script(
-        files("feedback").joinpath("lua", f"{name}.lua").read_text()
-    )
+    script: Script = client.register_script(files("feedback").joinpath("lua", f"{name}.lua").read_text())
     return script
 
 
@@ -73,9 +69,7 @@ def check_durability(client: Client) -> list[str]:
     }
     try:
         with translated():
-            found: dict[str, Any] = {
-                name: dict(client.config_get(name)).get(name) for name in wanted
-            }
+            found: dict[str, Any] = {name: dict(client.config_get(name)).get(name) for name in wanted}
     except LedgerUnavailable as error:
         return [f"the settings of Redis could not be read: {error}"]
     return [

@@ -17,9 +17,7 @@ from pydantic import (
 
 from feedback.ids import EventId, TenantId, TurnId, UserId
 
-Reason = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)
-]
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
 Comment = Annotated[str, StringConstraints(strip_whitespace=True, max_length=4000)]
 Person = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -80,9 +78,7 @@ class Comparison(_Said):
     @model_validator(mode="after")
     def _two_turns(self) -> "Comparison":
         if self.turn_ids[0] == self.turn_ids[1]:
-            raise ValueError(
-                f"turn_ids names {self.turn_ids[0]!r} twice; compare two different turns"
-            )
+            raise ValueError(f"turn_ids names {self.turn_ids[0]!r} twice; compare two different turns")
         if self.shown is not None and self.shown.left not in self.turn_ids:
             raise ValueError(f"shown.left {self.shown.left!r} is not one of turn_ids")
         return self
@@ -93,9 +89,7 @@ class Edit(_Said):
 
     kind: Literal["edit"]
     turn_id: Id
-    text: Annotated[
-        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=32_000)
-    ]
+    text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=32_000)]
 
 
 class Retract(_Said):

@@ -241,8 +241,7 @@ class JobStore:
         waiting = {"state": JobState.queued, "stage": "waiting to try again"}
         self._write(
             claim,
-            {"error": error, "lease_until": "0", "token": ""}
-            | (waiting if retry else ended),
+            {"error": error, "lease_until": "0", "token": ""} | (waiting if retry else ended),
         )
 
     def get(self, job: JobId) -> Job:
@@ -268,19 +267,14 @@ class JobStore:
         waiting = [
             job
             for job in self.recent()
-            if job.state is JobState.queued
-            or (job.state is JobState.running and job.lease_until < now)
+            if job.state is JobState.queued or (job.state is JobState.running and job.lease_until < now)
         ]
         return [job.id for job in reversed(waiting)]
 
     def open_job(self) -> Job | None:
         """The newest job that waits or runs."""
         return next(
-            (
-                job
-                for job in self.recent()
-                if job.state in (JobState.queued, JobState.running)
-            ),
+            (job for job in self.recent() if job.state in (JobState.queued, JobState.running)),
             None,
         )
 
@@ -318,9 +312,7 @@ class JobStore:
                 ],
             )
         if not held:
-            raise LeaseLost(
-                f"job {claim.job_id} is no longer held under token {claim.token}; nothing was written"
-            )
+            raise LeaseLost(f"job {claim.job_id} is no longer held under token {claim.token}; nothing was written")
 
 
 def _flat(fields: Mapping[str, str]) -> list[str]:

@@ -85,9 +85,7 @@ class Ledger:
                 if turn.user is not None:
                     pipe.zadd(keys.turns_of(turn.tenant, "user", turn.user), score)
                 if turn.session is not None:
-                    pipe.zadd(
-                        keys.turns_of(turn.tenant, "session", turn.session), score
-                    )
+                    pipe.zadd(keys.turns_of(turn.tenant, "session", turn.session), score)
             pipe.execute()
 
     def turn(self, turn_id: TurnId) -> Turn | None:
@@ -101,9 +99,7 @@ class Ledger:
         with translated():
             rows = self._client.mget([self._keys.turn(turn_id) for turn_id in wanted])
         return {
-            turn_id: Turn.model_validate_json(row)
-            for turn_id, row in zip(wanted, rows, strict=True)
-            if row is not None
+            turn_id: Turn.model_validate_json(row) for turn_id, row in zip(wanted, rows, strict=True) if row is not None
         }
 
     def turns_of(
@@ -125,25 +121,16 @@ class Ledger:
         start = 0
         while len(found) < limit:
             with translated():
-                ids = [
-                    TurnId(each)
-                    for each in self._client.zrevrange(index, start, start + limit - 1)
-                ]
+                ids = [TurnId(each) for each in self._client.zrevrange(index, start, start + limit - 1)]
             if not ids:
                 break
             start += len(ids)
             kept = self.turns(ids)
-            found += [
-                kept[each]
-                for each in ids
-                if each in kept and user in (None, kept[each].user)
-            ]
+            found += [kept[each] for each in ids if each in kept and user in (None, kept[each].user)]
         return found[:limit]
 
     # Events ------------------------------------------------------------------------------------------------------
-    def append_event(
-        self, said: Statement, speaker: Speaker, *, idempotency_key: str | None = None
-    ) -> Appended:
+    def append_event(self, said: Statement, speaker: Speaker, *, idempotency_key: str | None = None) -> Appended:
         """Accepts what somebody says; on disk when it returns.
 
         The person is `said.user`, else the speaker's, else that of the turn. UnknownTurn or UnknownEvent when it is
@@ -152,9 +139,7 @@ class Ledger:
         """
         body_digest = hashlib.sha256(said.model_dump_json().encode()).hexdigest()
         keys = self._keys
-        idempotency = (
-            keys.idempotency(speaker.tenant, idempotency_key) if idempotency_key else ""
-        )
+        idempotency = keys.idempotency(speaker.tenant, idempotency_key) if idempotency_key else ""
         if idempotency:
             with translated():
                 known = self._client.get(idempotency)
@@ -162,12 +147,8 @@ class Ledger:
                 return self._known(known, body_digest, idempotency_key)
         user = self._person(said, speaker)
         event_id, at = new_event_id(), time.time()
-        event = Event(
-            id=event_id, ordinal=0, at=at, tenant=speaker.tenant, user=user, said=said
-        )
-        status, value = self._run(
-            event, idempotency=idempotency, body_digest=body_digest
-        )
+        event = Event(id=event_id, ordinal=0, at=at, tenant=speaker.tenant, user=user, said=said)
+        status, value = self._run(event, idempotency=idempotency, body_digest=body_digest)
         if status == "known":
             return self._known(value, body_digest, idempotency_key)
         if status == "unknown_turn":
@@ -217,9 +198,7 @@ class Ledger:
     def pairs_since(self, ordinal: int) -> int:
         """How many standing events that make a pair came after that ordinal."""
         with translated():
-            return int(
-                self._client.zcount(self._keys.standing_pairs, f"({ordinal}", "+inf")
-            )
+            return int(self._client.zcount(self._keys.standing_pairs, f"({ordinal}", "+inf"))
 
     def last_ordinal(self) -> int:
         with translated():
@@ -238,9 +217,7 @@ class Ledger:
         """
         keys = self._keys
         with translated():
-            self._client.delete(
-                keys.slots, keys.standing, keys.standing_pairs, keys.tally
-            )
+            self._client.delete(keys.slots, keys.standing, keys.standing_pairs, keys.tally)
         read = 0
         for event in self.logged_events():
             self._run(event, append=False)
@@ -253,11 +230,7 @@ class Ledger:
         given = UserId(said.user) if said.user is not None else speaker.user
         if isinstance(said, Retract):
             target = self.event(EventId(said.event_id))
-            if (
-                target is None
-                or target.tenant != speaker.tenant
-                or given not in (None, target.user)
-            ):
+            if target is None or target.tenant != speaker.tenant or given not in (None, target.user):
                 raise UnknownEvent(f"there is no event {said.event_id!r}")
             return target.user
         named = turns_named(said)
@@ -266,23 +239,13 @@ class Ledger:
             turn = kept.get(turn_id)
             if turn is None or turn.tenant != speaker.tenant:
                 raise _unknown(turn_id)
-            if (
-                said.source is Source.human
-                and turn.user is not None
-                and given not in (None, turn.user)
-            ):
+            if said.source is Source.human and turn.user is not None and given not in (None, turn.user):
                 raise _unknown(turn_id)
         turns = [kept[turn_id] for turn_id in named]
-        if isinstance(said, Comparison) and prompt_key(turns[0].messages) != prompt_key(
-            turns[1].messages
-        ):
-            raise StatementRefused(
-                f"{named[0]} and {named[1]} answer different prompts; compare answers to one prompt"
-            )
+        if isinstance(said, Comparison) and prompt_key(turns[0].messages) != prompt_key(turns[1].messages):
+            raise StatementRefused(f"{named[0]} and {named[1]} answer different prompts; compare answers to one prompt")
         if isinstance(said, Edit) and said.text.strip() == turns[0].answer.strip():
-            raise StatementRefused(
-                f"the edit of {named[0]} changes nothing; send the text it should have said"
-            )
+            raise StatementRefused(f"the edit of {named[0]} changes nothing; send the text it should have said")
         return given if given is not None else turns[0].user
 
     def _run(
@@ -328,9 +291,7 @@ class Ledger:
             )
         return status, value
 
-    def _known(
-        self, row: str, body_digest: str, idempotency_key: str | None
-    ) -> Appended:
+    def _known(self, row: str, body_digest: str, idempotency_key: str | None) -> Appended:
         event_id, digest = row.split(" ")
         if digest != body_digest:
             raise IdempotencyConflict(
@@ -338,9 +299,7 @@ class Ledger:
             )
         event = self.event(EventId(event_id))
         if event is None:
-            raise LedgerUnavailable(
-                f"event {event_id} is in the idempotency row but not in the ledger; try again"
-            )
+            raise LedgerUnavailable(f"event {event_id} is in the idempotency row but not in the ledger; try again")
         return Appended(event, False)
 
     def _events(self, event_ids: Sequence[Any]) -> list[Event]:

@@ -143,9 +143,7 @@ def resolve(view: RegistryView, model: str, *, operator: bool = False) -> Policy
     if match and match["line"] in (None, view.line):
         wanted = match["version"]
         for policy in view.policies.values():
-            named = policy.version == wanted or (
-                "-" not in wanted and policy.version.split("-")[0] == wanted
-            )
+            named = policy.version == wanted or ("-" not in wanted and policy.version.split("-")[0] == wanted)
             if named and (operator or policy.state not in UNSERVED):
                 return policy
     raise UnknownPolicy(
@@ -161,19 +159,13 @@ def _moved(
     by_rollback: bool = False,
     **changes: Any,
 ) -> Policy:
-    if to not in MOVES[policy.state] or (
-        policy.state is _S.retired and not by_rollback
-    ):
+    if to not in MOVES[policy.state] or (policy.state is _S.retired and not by_rollback):
         allowed = ", ".join(sorted(MOVES[policy.state])) or "nothing"
         if policy.state is _S.retired:
             allowed = "live, by rollback only"
-        raise MoveRefused(
-            f"{policy.version} is {policy.state} and cannot become {to}; it can become {allowed}"
-        )
+        raise MoveRefused(f"{policy.version} is {policy.state} and cannot become {to}; it can become {allowed}")
     step = Move(at=who.at, state=to, actor=who.actor, reason=who.reason)
-    return policy.model_copy(
-        update={"state": to, "history": (*policy.history, step), **changes}
-    )
+    return policy.model_copy(update={"state": to, "history": (*policy.history, step), **changes})
 
 
 def judge(
@@ -200,9 +192,7 @@ def promote(view: RegistryView, version: Version, who: Who) -> Change:
 def rollback(view: RegistryView, who: Who) -> Change:
     """The former live version is live again and the present one is withdrawn. MoveRefused when there is no former."""
     if view.previous is None:
-        raise MoveRefused(
-            f"{view.live} is live and nothing was live before it; there is nothing to roll back to"
-        )
+        raise MoveRefused(f"{view.live} is live and nothing was live before it; there is nothing to roll back to")
     fallen = _moved(view.policy(view.live), _S.withdrawn, who)
     risen = _moved(view.policy(view.previous), _S.live, who, by_rollback=True)
     return Change((fallen, risen), view.lives[:-1])
@@ -211,9 +201,7 @@ def rollback(view: RegistryView, who: Who) -> Change:
 def withdraw(view: RegistryView, version: Version, who: Who) -> Change:
     """Takes a policy back for good; taking back the live one rolls back. The bare base cannot be withdrawn."""
     if version == BASE_VERSION:
-        raise MoveRefused(
-            f"{BASE_VERSION} is the bare base, which is always there; promote another version instead"
-        )
+        raise MoveRefused(f"{BASE_VERSION} is the bare base, which is always there; promote another version instead")
     if version == view.live:
         return rollback(view, who)
     return Change(

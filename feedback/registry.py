@@ -64,9 +64,7 @@ class Registry:
                 )
             return view
         now = time.time()
-        step = Move(
-            at=now, state=PolicyState.live, actor="start", reason="the bare base"
-        )
+        step = Move(at=now, state=PolicyState.live, actor="start", reason="the bare base")
         base = Policy(
             version=BASE_VERSION,
             counter=0,
@@ -89,10 +87,7 @@ class Registry:
             pipe.hgetall(self._keys.registry)
             pipe.hgetall(self._keys.policies)
             meta, rows = pipe.execute()
-        known = {
-            Version(version): Policy.model_validate_json(row)
-            for version, row in rows.items()
-        }
+        known = {Version(version): Policy.model_validate_json(row) for version, row in rows.items()}
         lives = tuple(Version(v) for v in json.loads(meta.get("lives", "[]")))
         return RegistryView(int(meta.get("epoch", 0)), self._line, lives, known)
 
@@ -118,18 +113,10 @@ class Registry:
         def write(view: RegistryView) -> _Write | None:
             if policy.version in view.policies:
                 return None
-            who = Who(
-                actor=f"job {claim.job_id}", reason="trained", at=policy.created_at
-            )
-            step = Move(
-                at=who.at, state=PolicyState.draft, actor=who.actor, reason=who.reason
-            )
-            row = policy.model_copy(
-                update={"state": PolicyState.draft, "history": (step,)}
-            )
-            return _Write(
-                Change((row,), view.lives), _audit(who, "draft", policy.version), claim
-            )
+            who = Who(actor=f"job {claim.job_id}", reason="trained", at=policy.created_at)
+            step = Move(at=who.at, state=PolicyState.draft, actor=who.actor, reason=who.reason)
+            row = policy.model_copy(update={"state": PolicyState.draft, "history": (step,)})
+            return _Write(Change((row,), view.lives), _audit(who, "draft", policy.version), claim)
 
         return self._change(write)
 
@@ -145,45 +132,28 @@ class Registry:
         """Moves a draft to candidate or rejected with the gate's report. Saying the same again changes nothing."""
 
         def write(view: RegistryView) -> _Write | None:
-            if (
-                view.policy(version).state is not PolicyState.draft
-                and view.policy(version).gate == gate
-            ):
+            if view.policy(version).state is not PolicyState.draft and view.policy(version).gate == gate:
                 return None
-            who = Who(
-                actor="gate", reason=str(gate.get("verdict", state)), at=time.time()
-            )
-            change = policies.judge(
-                view, version, state, who, gate=gate, metrics=metrics
-            )
+            who = Who(actor="gate", reason=str(gate.get("verdict", state)), at=time.time())
+            change = policies.judge(view, version, state, who, gate=gate, metrics=metrics)
             return _Write(change, _audit(who, str(state), version), claim)
 
         return self._change(write)
 
-    def promote(
-        self, version: Version, *, actor: str, reason: str, epoch: int
-    ) -> RegistryView:
+    def promote(self, version: Version, *, actor: str, reason: str, epoch: int) -> RegistryView:
         """Makes a candidate live if the registry is still at `epoch`; StaleRegistry otherwise."""
         view = self.view()
         if view.epoch != epoch:
-            raise StaleRegistry(
-                f"the registry is at epoch {view.epoch}, the decision was made at {epoch}; look again"
-            )
+            raise StaleRegistry(f"the registry is at epoch {view.epoch}, the decision was made at {epoch}; look again")
         who = Who(actor, reason, time.time())
-        write = _Write(
-            policies.promote(view, version, who), _audit(who, "promote", version)
-        )
+        write = _Write(policies.promote(view, version, who), _audit(who, "promote", version))
         if self._try(view, write) == -1:
-            raise StaleRegistry(
-                f"the registry moved on from epoch {epoch} while {version} was promoted; look again"
-            )
+            raise StaleRegistry(f"the registry moved on from epoch {epoch} while {version} was promoted; look again")
         return self.view()
 
     def rollback(self, *, actor: str, reason: str) -> RegistryView:
         """Brings the former live version back and withdraws the present one."""
-        return self._move(
-            "rollback", policies.rollback, actor, reason
-        )
+        return self._move("rollback", policies.rollback, actor, reason)
 
     def withdraw(self, version: Version, *, actor: str, reason: str) -> RegistryView:
         """Takes a policy back for good; the live one by rolling back."""
@@ -211,9 +181,7 @@ class Registry:
     ) -> RegistryView:
         def write(view: RegistryView) -> _Write:
             if not view.lives:
-                raise UnknownPolicy(
-                    "the registry is empty; start the gateway once so that it enters the base"
-                )
+                raise UnknownPolicy("the registry is empty; start the gateway once so that it enters the base")
             who = Who(actor, reason, time.time())
             return _Write(move(view, who), _audit(who, action, version or view.live))
 
@@ -227,17 +195,11 @@ class Registry:
                 return view
             if self._try(view, wanted) != -1:
                 return self.view()
-        raise StaleRegistry(
-            f"the registry changed {_TRIES} times while it was being written; try again"
-        )
+        raise StaleRegistry(f"the registry changed {_TRIES} times while it was being written; try again")
 
     def _try(self, view: RegistryView, write: _Write) -> int:
         claim = write.claim
-        rows = [
-            part
-            for policy in write.change.policies
-            for part in (policy.version, policy.model_dump_json())
-        ]
+        rows = [part for policy in write.change.policies for part in (policy.version, policy.model_dump_json())]
         keys = self._keys
         with translated():
             epoch = int(
@@ -263,12 +225,8 @@ class Registry:
 
 
 def _audit(who: Who, action: str, version: Version) -> AuditEntry:
-    return AuditEntry(
-        at=who.at, actor=who.actor, action=action, version=version, reason=who.reason
-    )
+    return AuditEntry(at=who.at, actor=who.actor, action=action, version=version, reason=who.reason)
 
 
 def _lost(claim: Claim) -> LeaseLost:
-    return LeaseLost(
-        f"job {claim.job_id} is no longer held under token {claim.token}; nothing was written"
-    )
+    return LeaseLost(f"job {claim.job_id} is no longer held under token {claim.token}; nothing was written")

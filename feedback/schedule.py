@@ -10,20 +10,14 @@ class ScheduleRules(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    enabled: bool = Field(
-        default=True, description="Whether jobs start by themselves at all."
-    )
-    min_new_pairs: int = Field(
-        default=64, ge=1, description="Pairs said since the last job before one starts."
-    )
+    enabled: bool = Field(default=True, description="Whether jobs start by themselves at all.")
+    min_new_pairs: int = Field(default=64, ge=1, description="Pairs said since the last job before one starts.")
     settle_s: float = Field(
         default=20.0,
         ge=0,
         description="Seconds without a vote before a job starts, so that a round is whole.",
     )
-    min_pairs: int = Field(
-        default=8, ge=2, description="Pairs in all below which nobody can start a job."
-    )
+    min_pairs: int = Field(default=8, ge=2, description="Pairs in all below which nobody can start a job.")
 
 
 @dataclass(frozen=True)
@@ -56,19 +50,13 @@ def decide(rules: ScheduleRules, facts: ScheduleFacts) -> Decision:
     if facts.job_open:
         against.append("a job is waiting or running")
     if facts.total_pairs < rules.min_pairs:
-        against.append(
-            f"{facts.total_pairs} pairs in all, {rules.min_pairs} are the least"
-        )
+        against.append(f"{facts.total_pairs} pairs in all, {rules.min_pairs} are the least")
     if facts.new_pairs < rules.min_new_pairs:
-        against.append(
-            f"{facts.new_pairs} new pairs since the last training, {rules.min_new_pairs} start one"
-        )
+        against.append(f"{facts.new_pairs} new pairs since the last training, {rules.min_new_pairs} start one")
     elif facts.new_pairs < 2 * rules.min_new_pairs and facts.last_vote_at is not None:
         quiet_s = max(0.0, facts.now - facts.last_vote_at)
         if quiet_s < rules.settle_s:
-            against.append(
-                f"votes are still coming (last {quiet_s:.0f} s ago, waiting for {rules.settle_s:.0f} s)"
-            )
+            against.append(f"votes are still coming (last {quiet_s:.0f} s ago, waiting for {rules.settle_s:.0f} s)")
     if against:
         return Decision(False, tuple(against))
     return Decision(True, (f"{facts.new_pairs} new pairs since the last training",))

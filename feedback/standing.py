@@ -16,9 +16,7 @@ def slot(said: Statement, tenant: TenantId, user: UserId | None) -> str:
     Of all events with one slot only the latest stands. A retraction has no slot of its own.
     """
     turns = ",".join(sorted(turns_named(said)))
-    return hashlib.sha256(
-        "\0".join((tenant, user or "", said.kind, turns)).encode()
-    ).hexdigest()[:32]
+    return hashlib.sha256("\0".join((tenant, user or "", said.kind, turns)).encode()).hexdigest()[:32]
 
 
 def standing(events: Iterable[Event]) -> list[Event]:
@@ -32,11 +30,7 @@ def standing(events: Iterable[Event]) -> list[Event]:
     for event in events:
         if isinstance(event.said, Retract):
             place = slots.get(event.said.event_id)
-            if (
-                place is not None
-                and place in held
-                and held[place].id == event.said.event_id
-            ):
+            if place is not None and place in held and held[place].id == event.said.event_id:
                 del held[place]
             continue
         place = slot(event.said, event.tenant, event.user)

@@ -45,17 +45,13 @@ def text_of(content: object) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, Sequence):
-        return "".join(
-            str(p.get("text", "")) for p in content if isinstance(p, Mapping)
-        )
+        return "".join(str(p.get("text", "")) for p in content if isinstance(p, Mapping))
     return ""
 
 
 def first_user_text(messages: Sequence[Mapping[str, Any]]) -> str:
     """The conversation's first user message, or an empty string."""
-    return next(
-        (text_of(m.get("content")) for m in messages if m.get("role") == "user"), ""
-    )
+    return next((text_of(m.get("content")) for m in messages if m.get("role") == "user"), "")
 
 
 def prompt_key(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:

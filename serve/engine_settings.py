@@ -43,5 +43,5 @@ class EngineSettings(BaseModel):
         default="auto",
         description="Cores the model runs on, such as 0-3 (CPU only); auto: all but one, which others may use.",
     )
-    shutdown_timeout_s: int = Field(default=15, ge=0, description="How long running answers may take to end at a stop.")
+    shutdown_timeout_s: int = Field(default=10, ge=0, description="How long running answers may take to end at a stop.")
     extra_args: str = Field(default="", description="More arguments for vLLM, as on a command line.")
