@@ -43,7 +43,7 @@ def repair(runner: Any) -> None:
 def _taken_back(self: Any) -> set[int]:
     """The seeded requests of this step whose draw does not count: their prompt is not read to its end yet."""
     discarded = self.discard_request_mask.np[: self.input_batch.num_reqs].nonzero()[0]
-    return {int(row) for row in discarded} & self.input_batch.generators.keys()
+    return {int(row) for row in discarded if int(row) in self.input_batch.generators}
 
 
 def _keeping_states(sample: Callable[..., Any]) -> Callable[..., Any]:
