@@ -258,8 +258,9 @@ class Ledger:
     ) -> tuple[str, str]:
         keys, said = self._keys, event.said
         retracted = EventId(said.event_id) if isinstance(said, Retract) else None
+        target = self.event(retracted) if retracted else None
         about: list[str] = []
-        for turn_id in turns_named(said):
+        for turn_id in turns_named(target.said if target else said):
             about += [keys.turn(turn_id), keys.about(turn_id)]
         with translated():
             status, value = self._append(

@@ -31,7 +31,7 @@ from serve.engine import Engine
 from serve.error_pages import install_error_pages
 from serve.health import health_routes
 from serve.job_routes import Training, job_routes
-from serve.key_files import adopt_key_files
+from serve.key_files import adopt_key_files, make_key_files
 from serve.ledger_watch import LedgerWatch
 from serve.metrics import Metrics
 from serve.model_routes import model_routes
@@ -178,6 +178,7 @@ def _swap_rules(settings: Settings) -> SwapRules:
 
 async def serve(settings: Settings) -> None:
     """Listens until SIGTERM or SIGINT; running answers are given time to end."""
+    make_key_files(settings.home)
     await wait_for_model(settings.model_path)
     config = uvicorn.Config(
         build_app(build_parts(settings)),

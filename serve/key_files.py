@@ -29,7 +29,13 @@ def read_or_make(home: Path, name: str) -> str:
         return secret
 
 
+def make_key_files(home: Path) -> None:
+    """Makes those that are absent; they count once they are adopted."""
+    for name in KEY_FILES:
+        read_or_make(home, name)
+
+
 def adopt_key_files(home: Path, store: KeyStore) -> None:
-    """Makes the key files and enters them; a key that was revoked stays revoked."""
+    """Enters the files' keys into the store; a key that was revoked stays revoked."""
     for name, scopes in KEY_FILES.items():
         store.adopt(read_or_make(home, name), name, scopes, HOME_TENANT)

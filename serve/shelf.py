@@ -3,6 +3,7 @@
 Memory only. `swap` writes it, every request reads it; both run on one event loop, so no lock is needed.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,11 +26,12 @@ class LoadState(StrEnum):
 
 @dataclass(frozen=True)
 class Load:
-    """`error` says why an adapter was refused, `verdict` what its probes measured."""
+    """`error` says why an adapter was refused, `verdict` what its probes measured; `since` is on the monotonic clock."""
 
     state: LoadState
     error: str | None = None
     verdict: Verdict | None = None
+    since: float = field(default_factory=time.monotonic)
 
     def as_json(self) -> dict[str, Any]:
         return {"state": self.state, "error": self.error}

@@ -6,6 +6,7 @@ never touches traffic: that follows the registry, which only `promotion` changes
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from serve.shelf import Load, LoadState, Shelf
 
 log = logging.getLogger(__name__)
 _AWAY_POLL_S = 0.25
+_RETRY_LIVE_S = 5.0
 _COMING = (PolicyState.canary, PolicyState.candidate, PolicyState.draft)
 
 
@@ -48,6 +50,11 @@ def wanted_versions(view: RegistryView, most: int) -> list[Policy]:
     kept += [policy for state in _COMING for policy in newest_first if policy.state is state]
     kept += [policy for policy in newest_first if policy.state is PolicyState.rejected][:1]
     return [policy for policy in kept if policy.adapter is not None][:most]
+
+
+def _may_retry(load: Load) -> bool:
+    """Without its live version a line serves nothing, so a refusal of that one is tried again now and then."""
+    return load.state is LoadState.refused and time.monotonic() - load.since > _RETRY_LIVE_S
 
 
 @dataclass
@@ -122,8 +129,7 @@ class Swap:
         wanted = wanted_versions(view, self.rules.max_versions)
         for policy in wanted:
             load = self.shelf.loads.get(policy.version)
-            is_live = policy.version == view.live
-            if load is None or (load.state is LoadState.refused and is_live):
+            if load is None or (policy.version == view.live and _may_retry(load)):
                 await self._bring_up(policy, models)
         await self._take_down(models, {policy.version for policy in wanted})
 

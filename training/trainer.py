@@ -1,221 +1,34 @@
 """Runs one attempt at one job, in a process of its own: `python -m training.trainer JOB_ID TOKEN ATTEMPT PARENT_PID`.
 
-Reads straight down: snapshot → curate → train → publish → evaluate → gate → promote. Every stage looks for what an
-earlier attempt has left and does nothing twice. Ends with an exit code that `runner` reads.
+The composition root of a job: builds its clients, takes its core, runs `job.run`, and ends with an exit code that
+`runner` reads.
 """
 
 import ctypes
 import logging
 import math
 import os
-import shutil
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable
-from typing import TypeVar
 
 from feedback.connection import connect
 from feedback.errors import FeedbackError, LeaseLost, LedgerUnavailable
-from feedback.events import turns_named
-from feedback.ids import BASE_VERSION, JobId
+from feedback.ids import JobId
 from feedback.jobs import Claim, JobStore
 from feedback.ledger import Ledger
-from feedback.pairs import PairSet, build_pairs
-from feedback.policies import Policy, PolicyState, RegistryView
 from feedback.registry import Registry
-from training.answers import Samples
-from training.attempt import Attempt, CurveWriter, check, patiently
-from training.curate import Curated, curate, held_out_prompts
-from training.errors import GatewayRefused, ModelRefused, Stopped, TrainingError
-from training.evaluate import Judge, compare_on_votes, measure, summarise
+from training.attempt import Attempt, check, patiently
+from training.errors import Stopped, TrainingError
 from training.exits import EXIT_LEASE_LOST, EXIT_REFUSED, EXIT_STOPPED
 from training.files import write_json
-from training.gate import Report, Verdict, judge
 from training.gateway import Gateway, Patience
-from training.loops.dpo import POLICY, Watch, train_dpo
-from training.model import SharedBase, load_chat_tokens
+from training.job import run
+from training.model import SharedBase
 from training.place import place
-from training.publish import Origin, Published, check_files, find_published, publish
-from training.recipe import Recipe, parse_recipe
-from training.settings import Settings, load_settings
-from training.tokens import ChatTokens
+from training.settings import load_settings
 
 log = logging.getLogger("training.trainer")
-T = TypeVar("T")
-
-DRAFT, LIVE = "draft", "live"
-"""Names of the published adapters in the judge's model."""
-
-
-def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
-    """The whole job. TrainingError or FeedbackError when it cannot go on."""
-    settings, job = attempt.settings, attempt.job
-    recipe = parse_recipe(job.recipe_body, name=job.recipe)
-    attempt.stage("curating votes", 0.01)
-    if settings.base_digest() != job.base_digest:
-        raise ModelRefused(
-            f"the job is for base {job.base_digest[:12]}, {settings.model_path} holds {settings.base_digest()}; "
-            "start a new job for the new base"
-        )
-    found = read_pairs(attempt)
-    tokens = load_chat_tokens(settings.model_path)
-    curated = curate(found, tokens, recipe)
-    attempt.report["pairs"] = curated.report()
-    attempt.stage("loading the model", 0.03)
-    model = place_model()
-
-    samples = Samples(attempt, [*held_out_prompts(found.pairs)])
-    samples.fetch_ahead()
-    published = train_once(attempt, model, tokens, curated, recipe)
-    policy = enter_draft(attempt, published, recipe)
-    if policy.state is PolicyState.draft:
-        policy = evaluate_once(attempt, model, tokens, curated, published, samples)
-    promote_once(attempt, policy)
-    patiently(lambda: attempt.jobs.finish(attempt.claim, version=published.version))
-    shutil.rmtree(attempt.folder / "checkpoints", ignore_errors=True)
-
-
-def read_pairs(attempt: Attempt) -> PairSet:
-    """The pairs of the job's snapshot."""
-    event_ids = patiently(lambda: attempt.jobs.snapshot(attempt.job.id))
-    events = patiently(lambda: attempt.ledger.events(event_ids))
-    named = [turn_id for event in events for turn_id in turns_named(event.said)]
-    turns = patiently(lambda: attempt.ledger.turns(named))
-    return build_pairs(events, turns)
-
-
-def train_once(attempt: Attempt, model: SharedBase, tokens: ChatTokens, curated: Curated, recipe: Recipe) -> Published:
-    """Train and publish, unless an earlier attempt has."""
-    counter = patiently(lambda: attempt.registry.reserve(attempt.claim))
-    adapters = attempt.settings.adapters
-    if (published := find_published(adapters, attempt.job.id, counter)) is not None:
-        return published
-    attempt.stage("training", 0.05)
-    began = time.monotonic()
-    curve = CurveWriter(attempt)
-    watch = Watch(
-        point=curve.add,
-        progress=lambda share: attempt.progress(0.05 + 0.55 * share),
-        stopping=attempt.stop.is_set,
-    )
-    train_dpo(model, curated.train, recipe, attempt.folder, watch, every_s=attempt.settings.training.checkpoint_s)
-    curve.flush()
-    attempt.report["training"] = {**curve.last, "seconds": round(time.monotonic() - began, 1)}
-    attempt.stage("publishing", 0.61)
-    origin = Origin(counter, attempt.job.base_digest, attempt.job.id, attempt.job.recipe, recipe.adapter)
-    state = model.adapter_state(POLICY)
-    return publish(state, origin, adapters, model, tokens)
-
-
-def enter_draft(attempt: Attempt, published: Published, recipe: Recipe) -> Policy:
-    """The published adapter as a policy in the registry, as it stands there now."""
-    draft = Policy(
-        version=published.version,
-        counter=int(published.version[1:].split("-")[0]),
-        state=PolicyState.draft,
-        parent=BASE_VERSION,
-        base_digest=attempt.job.base_digest,
-        adapter=published.folder.name,
-        digest=published.digest,
-        rank=recipe.adapter.rank,
-        job_id=attempt.job.id,
-        created_at=time.time(),
-    )
-    view = patiently(lambda: attempt.registry.add_draft(attempt.claim, draft))
-    return view.policy(published.version)
-
-
-def evaluate_once(
-    attempt: Attempt,
-    model: SharedBase,
-    tokens: ChatTokens,
-    curated: Curated,
-    published: Published,
-    samples: Samples,
-) -> Policy:
-    """Sample, score and judge the draft; it leaves as a candidate or rejected."""
-    settings, version = attempt.settings, published.version
-    attempt.stage("waiting for the engine to load the draft", 0.63)
-    attempt.gateway.wait_until_loaded(version, within_s=settings.gate.load_s)
-    view = patiently(attempt.registry.view)
-    live = load_live(attempt, model, view)
-    model.load_adapter(DRAFT, published.folder)
-    began = time.monotonic()
-    scorer = Judge(model, tokens, attempt.check_stop)
-    attempt.stage("comparing on held-out votes", 0.65)
-    votes = compare_on_votes(scorer, DRAFT, live, curated.held_out)
-
-    samples.wait_ahead()
-    for rounds in range(1, samples.max_rounds + 1):
-        prompts = samples.prompts(rounds)
-        measured = {}
-        for nth, (each, adapter) in enumerate({BASE_VERSION: None, view.live: live, version: DRAFT}.items()):
-            attempt.stage(f"asking {each}", 0.68 + 0.08 * nth)
-            answers = samples.answers(each, prompts)
-            attempt.stage(f"scoring {each}", 0.72 + 0.08 * nth)
-            measured[each] = measure(scorer, adapter, prompts, answers)
-        gate = judge(measured[version], measured[view.live], measured[BASE_VERSION], votes, settings.gate)
-        if not gate.undecided_harm:
-            break
-
-    metrics = {each: summarise(found) for each, found in measured.items()}
-    attempt.report["evaluation"] = metrics
-    attempt.report["seconds_evaluating"] = round(time.monotonic() - began, 1)
-    body = {**gate.as_json(), "compared_with": view.live, "decision": decide(gate, settings)}
-    attempt.report["gate"] = body
-    attempt.stage("judging", 0.95)
-    state = PolicyState.rejected if gate.verdict is Verdict.failed else PolicyState.candidate
-    judged = patiently(
-        lambda: attempt.registry.judge(attempt.claim, version, state, gate=body, metrics=metrics[version])
-    )
-    return judged.policy(version)
-
-
-def load_live(attempt: Attempt, model: SharedBase, view: RegistryView) -> str | None:
-    """The live policy's adapter in the judge's model; None when the bare base is live."""
-    policy = view.policy(view.live)
-    if policy.adapter is None or policy.digest is None:
-        return None
-    folder = attempt.settings.adapters / policy.adapter
-    check_files(folder, policy.digest)
-    model.load_adapter(LIVE, folder)
-    return LIVE
-
-
-def decide(gate: Report, settings: Settings) -> str:
-    """What follows from the gate's verdict: promote, hold or reject."""
-    if gate.verdict is Verdict.failed:
-        return "reject"
-    if gate.verdict is Verdict.passed:
-        return "promote"
-    return settings.gate.on_inconclusive
-
-
-def promote_once(attempt: Attempt, policy: Policy) -> None:
-    """Ask the gateway to make a candidate live, when the gate's decision says so and nothing moved meanwhile."""
-    gate = policy.gate or {}
-    if policy.state is not PolicyState.candidate or gate.get("decision") != "promote":
-        attempt.report["promotion"] = f"not asked for: {policy.version} is {policy.state}, {gate.get('decision')}"
-        attempt.stage("closing", 0.99)
-        return
-    live = patiently(attempt.registry.view).live
-    if live != gate["compared_with"]:
-        attempt.report["promotion"] = (
-            f"not asked for: {live} went live after {policy.version} was compared with {gate['compared_with']}; "
-            "promote it by hand, or train again"
-        )
-        attempt.stage("closing", 0.99)
-        return
-    attempt.stage("going live", 0.97)
-    try:
-        attempt.gateway.promote(policy.version, f"gate {gate['verdict']}: {gate['summary']}")
-        attempt.report["promotion"] = "done"
-    except GatewayRefused as error:
-        if patiently(attempt.registry.view).live != policy.version:  # else an earlier call went through unanswered
-            attempt.report["promotion"] = f"refused: {error}"
-    attempt.stage("closing", 0.99)
 
 
 def main(arguments: list[str]) -> int:

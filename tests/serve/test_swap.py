@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -123,6 +124,7 @@ def test_live_and_previous_stay_loaded_and_older_ones_go_once_nobody_uses_them(
     wait_until(lambda: fake.running == 1, within_s=5, what="the stream runs on the first")
     two = go_live(api, publisher, two_adapters[1])
     three = go_live(api, publisher, two_adapters[0])
+    time.sleep(1.5)  # longer than the loop waits between two looks
     assert {one, two, three} <= fake.adapters.keys(), "the first is still in use"
     fake.held = False
     stream.join()
