@@ -26,7 +26,7 @@ class LoadState(StrEnum):
 
 @dataclass(frozen=True)
 class Load:
-    """`error` says why an adapter was refused, `verdict` what its probes measured; `since` is on the monotonic clock."""
+    """`error` says why an adapter was refused, `verdict` what its probes measured; `since` is monotonic."""
 
     state: LoadState
     error: str | None = None

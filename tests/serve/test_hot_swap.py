@@ -96,7 +96,7 @@ def first_choices(client: httpx.Client, version: str, answer: dict[str, Any]) ->
     }
     rows = client.post("/v1/completions", json=body).json()["choices"][0]["prompt_logprobs"]
     firsts = [rows[len(prompt) + i][str(token)]["rank"] == 1 for i, token in enumerate(tokens)]
-    return sum(firsts) / len(firsts)
+    return float(sum(firsts) / len(firsts))
 
 
 def answers_of(chatter: Chatter, version: str) -> int:
