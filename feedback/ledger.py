@@ -28,7 +28,7 @@ from feedback.events import (
 from feedback.ids import EventId, LineName, TenantId, TurnId, UserId, new_event_id
 from feedback.keyspace import Keyspace
 from feedback.standing import slot
-from feedback.turns import Turn, prompt_key
+from feedback.turns import Turn, answer_one_prompt
 
 TURN_TTL_S = 30 * 24 * 3600
 IDEMPOTENCY_TTL_S = 7 * 24 * 3600
@@ -242,7 +242,7 @@ class Ledger:
             if said.source is Source.human and turn.user is not None and given not in (None, turn.user):
                 raise _unknown(turn_id)
         turns = [kept[turn_id] for turn_id in named]
-        if isinstance(said, Comparison) and prompt_key(turns[0].messages) != prompt_key(turns[1].messages):
+        if isinstance(said, Comparison) and not answer_one_prompt(turns[0], turns[1]):
             raise StatementRefused(f"{named[0]} and {named[1]} answer different prompts; compare answers to one prompt")
         if isinstance(said, Edit) and said.text.strip() == turns[0].answer.strip():
             raise StatementRefused(f"the edit of {named[0]} changes nothing; send the text it should have said")

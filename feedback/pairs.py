@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from feedback.events import Comparison, Edit, Event, Source, Verdict, turns_named
 from feedback.ids import EventId, TurnId, Version
-from feedback.turns import Message, Turn, prompt_key
+from feedback.turns import Message, Turn, answer_one_prompt
 
 
 class Answer(BaseModel):
@@ -78,7 +78,7 @@ def _pair(event: Event, turns: Mapping[TurnId, Turn]) -> Pair | str:
     elif said.verdict is Verdict.both_bad:
         return "both bad"
     else:
-        if prompt_key(kept[0].messages) != prompt_key(kept[1].messages):
+        if not answer_one_prompt(kept[0], kept[1]):
             return "different prompts"
         first, second = _answer(kept[0]), _answer(kept[1])
         sides = (first, second) if said.verdict is Verdict.first else (second, first)

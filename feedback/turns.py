@@ -57,3 +57,8 @@ def first_user_text(messages: Sequence[Mapping[str, Any]]) -> str:
 def prompt_key(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
     """Roles and texts of a prompt: two turns answer the same prompt when their keys are equal."""
     return tuple((str(m.get("role", "")), text_of(m.get("content"))) for m in messages)
+
+
+def answer_one_prompt(first: Turn, second: Turn) -> bool:
+    """Whether two turns answer the same prompt, of chat or of completion."""
+    return first.prompt == second.prompt and prompt_key(first.messages) == prompt_key(second.messages)

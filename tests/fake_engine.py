@@ -83,6 +83,7 @@ class FakeEngine:
         if body["model"] != BASE and body["model"] not in self.adapters:
             return _error(404, f"The model `{body['model']}` does not exist.")
         if "prompt_logprobs" in body:
+            await asyncio.sleep(self.behaviour.delay_s)
             return web.json_response(_scored(body))
         self.bodies.append(body)
         if self.behaviour.status != 200:

@@ -149,7 +149,10 @@ def test_what_is_not_theirs_does_not_exist_for_them_and_nothing_is_recorded(
 def test_statements_that_make_no_sense_of_the_turns_are_refused(ledger: Ledger) -> None:
     turn = make_turn()
     other = make_turn(messages=({"role": "user", "content": "something else"},))
-    ledger.append_turns([turn, other])
+    once, twice = (make_turn(kind="completion", messages=(), prompt=prompt) for prompt in ("Once", "Twice"))
+    ledger.append_turns([turn, other, once, twice])
+    with pytest.raises(StatementRefused, match="different prompts"):
+        ledger.append_event(comparison(once.id, twice.id), ANN)
     with pytest.raises(StatementRefused, match="different prompts"):
         ledger.append_event(comparison(turn.id, other.id), ANN)
     with pytest.raises(StatementRefused, match="changes nothing"):

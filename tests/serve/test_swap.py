@@ -253,3 +253,20 @@ def test_the_manifest_of_another_version_is_refused(
     fake.restart()
     wait_loaded(api, version, "refused")
     assert "trained on base" in load_of(api, version)["error"]
+
+
+def test_a_draft_that_arrives_while_a_candidate_is_verified_does_not_stop_its_promotion(
+    api: httpx.Client, publisher: Publisher, two_adapters: tuple[Path, Path], fake: FakeEngine
+) -> None:
+    version = publisher.publish(two_adapters[0])
+    wait_loaded(api, version)
+    fake.behave(delay_s=1.5)
+    answers: list[httpx.Response] = []
+    promoting = threading.Thread(target=lambda: answers.append(promote(api, version)))
+    promoting.start()
+    time.sleep(0.5)
+    publisher.publish(two_adapters[1], PolicyState.draft)
+    assert promoting.is_alive()
+    promoting.join()
+    assert answers[0].status_code == 200, answers[0].text
+    assert answers[0].json()["live"] == version
