@@ -86,12 +86,14 @@ def answers(url: str, status: int = 200) -> bool:
         return False
 
 
-def wait_until(true: Callable[[], bool], *, within_s: float, what: str, every_s: float = 0.05) -> None:
+def wait_until(
+    true: Callable[[], bool], *, within_s: float, what: str | Callable[[], str], every_s: float = 0.05
+) -> None:
     """Poll `true` until it holds; AssertionError naming `what` when it does not in time."""
     deadline = time.monotonic() + within_s
     while not true():
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within_s:g} s: {what}")
+            raise AssertionError(f"not within {within_s:g} s: {what if isinstance(what, str) else what()}")
         time.sleep(every_s)
 
 
