@@ -4,6 +4,7 @@ A checkpoint is a folder that appears by a rename; its `position.json`, written 
 No random state is kept: a run draws each step's randomness from its seed and the step's number.
 """
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,11 +24,12 @@ _KEPT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`step` is the number of optimizer steps done; the tensors are what they left."""
+    """`step` is the number of optimizer steps done; the tensors are what they left. `first_loss` is the run's first."""
 
     step: int
     adapter: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    first_loss: float = math.nan
 
 
 class Checkpoints:
@@ -50,7 +52,10 @@ class Checkpoints:
         save_file(tensors, aside / _TENSORS)
         digest = file_digest(aside / _TENSORS)
         fsync_folder(aside)
-        write_json(aside / _POSITION, {"step": checkpoint.step, "digest": digest, "run": self._run})
+        write_json(
+            aside / _POSITION,
+            {"step": checkpoint.step, "digest": digest, "run": self._run, "first_loss": checkpoint.first_loss},
+        )
         aside.rename(final)
         fsync_folder(self._folder, files=False)
         for old in sorted(self._folder.glob("step-*"))[:-_KEPT]:
@@ -64,7 +69,8 @@ class Checkpoints:
                 continue
             if file_digest(folder / _TENSORS) == position["digest"]:
                 tensors = load_file(folder / _TENSORS)
-                return Checkpoint(position["step"], _below("adapter/", tensors), _below("optimizer/", tensors))
+                adapter, optimizer = _below("adapter/", tensors), _below("optimizer/", tensors)
+                return Checkpoint(position["step"], adapter, optimizer, position["first_loss"])
         return None
 
 

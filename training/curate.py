@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from feedback.holdout import is_held_out
 from feedback.pairs import Answer, Pair, PairSet
+from training.algorithms import PairTraining
 from training.batches import Item
 from training.errors import TokenMismatch, TooFewPairs
-from training.recipe import DpoRecipe
 from training.tokens import ChatTokens, TokenIds
 
 LONGEST_PROMPT_TOKENS = 1024
@@ -20,13 +20,14 @@ LONGEST_PROMPT_TOKENS = 1024
 
 @dataclass(frozen=True)
 class TokenPair:
-    """A pair as token ids; `weight` multiplies its loss."""
+    """A pair as token ids; `weight` multiplies its loss, `label` is how likely the chosen answer is the better one."""
 
     event_id: str
     prompt: TokenIds
     chosen: TokenIds
     rejected: TokenIds
     weight: float = 1.0
+    label: float = 1.0
 
     @property
     def item(self) -> Item:
@@ -50,7 +51,7 @@ class _Unusable(Exception):
     """Why a pair is left out, in the words of the report."""
 
 
-def curate(found: PairSet, tokens: ChatTokens, recipe: DpoRecipe) -> Curated:
+def curate(found: PairSet, tokens: ChatTokens, recipe: PairTraining) -> Curated:
     """Split and tokenise pairs.
 
     TokenMismatch when more pairs than the recipe tolerates have other tokens than the engine's, TooFewPairs when too
@@ -81,7 +82,7 @@ def curate(found: PairSet, tokens: ChatTokens, recipe: DpoRecipe) -> Curated:
     return curated
 
 
-def _tokenise(pair: Pair, tokens: ChatTokens, recipe: DpoRecipe) -> TokenPair:
+def _tokenise(pair: Pair, tokens: ChatTokens, recipe: PairTraining) -> TokenPair:
     if pair.prompt_token_ids is not None:
         tokens.check_prompt(pair.messages, pair.prompt_token_ids, where=f"event {pair.event_id}")
     made = TokenPair(

@@ -34,7 +34,11 @@ class WrongFirstLoss(TrainingError):
 
 
 class Diverged(TrainingError):
-    """The loss or the gradient is no number any more."""
+    """The loss or the gradient is no number any more, or the loss runs away."""
+
+
+class OutOfMemory(TrainingError):
+    """A step does not fit into memory, not even in passes of half the size."""
 
 
 class AdapterDamaged(TrainingError):

@@ -12,16 +12,18 @@ from feedback.events import turns_named
 from feedback.ids import BASE_VERSION
 from feedback.pairs import PairSet, build_pairs
 from feedback.policies import Policy, PolicyState, RegistryView
+from training.algorithms import Recipe
 from training.answers import Samples
 from training.attempt import Attempt, CurveWriter, patiently
 from training.curate import Curated, curate, held_out_prompts
 from training.errors import GatewayRefused, ModelRefused
 from training.evaluate import Judge, compare_on_votes, measure, summarise
 from training.gate import Report, Verdict, judge
-from training.loops.dpo import POLICY, Watch, train_dpo
+from training.loops.preference import POLICY, train_preference
+from training.loops.steps import Watch
 from training.model import SharedBase, load_chat_tokens
 from training.publish import Origin, Published, check_files, find_published, publish
-from training.recipe import Recipe, parse_recipe
+from training.recipe import parse_recipe
 from training.settings import Settings
 from training.tokens import ChatTokens
 
@@ -90,7 +92,7 @@ def train_once(attempt: Attempt, bench: Bench, recipe: Recipe) -> Published:
         stopping=attempt.stop.is_set,
     )
     every_s = attempt.settings.training.checkpoint_s
-    train_dpo(bench.model, bench.curated.train, recipe, attempt.folder, watch, every_s=every_s)
+    train_preference(bench.model, bench.curated.train, recipe, attempt.folder, watch, every_s=every_s)
     curve.flush()
     attempt.report["training"] = {**curve.last, "seconds": round(time.monotonic() - began, 1)}
     attempt.stage("publishing", 0.61)

@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from training import attention
+from training.algorithms import AdapterRecipe
 from training.batches import Pass
 from training.errors import ModelRefused
-from training.recipe import AdapterRecipe
 from training.tokens import ChatTokens, Tokenizer
 
 
@@ -56,7 +56,10 @@ class SharedBase:
         """An adapter as it was published, frozen."""
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         recipe = AdapterRecipe(
-            rank=config["r"], alpha=config["lora_alpha"], target_modules=tuple(config["target_modules"])
+            kind="rslora" if config.get("use_rslora") else "lora",
+            rank=config["r"],
+            alpha=config["lora_alpha"],
+            target_modules=tuple(config["target_modules"]),
         )
         self._add(name, recipe)
         self.set_adapter_state(name, load_file(folder / "adapter_model.safetensors"))
@@ -133,6 +136,7 @@ class SharedBase:
             r=recipe.rank,
             lora_alpha=recipe.alpha,
             lora_dropout=recipe.dropout,
+            use_rslora=recipe.kind == "rslora",
             target_modules=list(recipe.target_modules),
             bias="none",
             task_type="CAUSAL_LM",

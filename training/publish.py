@@ -15,12 +15,12 @@ from torch import Tensor
 
 from feedback.ids import Version
 from feedback.policies import version_name
+from training.algorithms import AdapterRecipe
 from training.batches import Item, make_pass
 from training.convert import digest_of, file_digest
 from training.errors import AdapterDamaged
 from training.files import fsync_folder, read_json, write_json
 from training.model import SharedBase
-from training.recipe import AdapterRecipe
 from training.tokens import ChatTokens
 
 CONFIG = "adapter_config.json"
@@ -146,7 +146,7 @@ def peft_config(recipe: AdapterRecipe) -> dict[str, Any]:
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
-        "use_rslora": False,
+        "use_rslora": recipe.kind == "rslora",
         "use_dora": False,
         "modules_to_save": None,
         "target_modules": sorted(recipe.target_modules),

@@ -1,81 +1,20 @@
-"""Recipes: what an algorithm may be told, with the meaning and the bounds of every field. Never imports torch."""
+"""Reads recipes from TOML files and tables; what they may say is `algorithms`' to tell. Never imports torch."""
 
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from training.algorithms import Recipe
 from training.errors import RecipeRefused
 
 RECIPES = Path(__file__).parent / "recipes"
 
-
-class AdapterRecipe(BaseModel):
-    """The LoRA that is trained: W + (alpha / rank)·B·A on the named linear layers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rank: Literal[1, 8, 16, 32, 64] = Field(default=16, description="Rank of A and B; the ranks vLLM serves.")
-    alpha: int = Field(default=32, ge=1, le=1024, description="Scale of the update, divided by the rank.")
-    dropout: float = Field(default=0.0, ge=0, le=0.5, description="Dropout on the adapter's input.")
-    target_modules: tuple[str, ...] = Field(
-        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        min_length=1,
-        max_length=16,
-        description="Linear layers that get an adapter, by the last part of their name.",
-    )
-
-
-class OptimizerRecipe(BaseModel):
-    """AdamW with a warmup, a decay and clipped gradients."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    learning_rate: float = Field(default=1e-4, gt=0, le=1e-2, description="Peak learning rate.")
-    schedule: Literal["constant", "linear", "cosine"] = Field(default="linear", description="Decay to 0 after warmup.")
-    warmup_share: float = Field(default=0.1, ge=0, le=0.5, description="Share of the steps that warm up from 0.")
-    weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled weight decay.")
-    beta1: float = Field(default=0.9, ge=0, lt=1, description="Decay of the gradient's mean.")
-    beta2: float = Field(default=0.99, ge=0, lt=1, description="Decay of the gradient's square.")
-    max_grad_norm: float = Field(default=1.0, gt=0, le=100, description="Norm that gradients are clipped to.")
-
-
-class DpoRecipe(BaseModel):
-    """Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290), with an optional NLL term."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    algorithm: Literal["dpo"]
-    beta: float = Field(default=0.1, gt=0, le=5, description="How strongly the policy is held to the reference.")
-    nll_weight: float = Field(
-        default=0.0, ge=0, le=10, description="Weight of the chosen answer's negative log-likelihood per token."
-    )
-    epochs: int = Field(default=2, ge=1, le=50, description="Passes over all pairs.")
-    batch_pairs: int = Field(default=8, ge=1, le=1024, description="Least pairs an optimizer step learns from.")
-    pass_tokens: int = Field(
-        default=512, ge=32, le=1_048_576, description="Most tokens in one forward pass; a longer pair goes alone."
-    )
-    max_pair_tokens: int = Field(
-        default=2048, ge=32, le=1_048_576, description="Longest prompt with both answers; longer pairs are left out."
-    )
-    min_pairs: int = Field(default=4, ge=1, le=1_000_000, description="Fewest training pairs to go on with.")
-    max_mismatched_share: float = Field(
-        default=0.0,
-        ge=0,
-        le=0.5,
-        description="Share of pairs whose tokens may differ from the engine's and be left out; above it the job stops.",
-    )
-    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the adapter, the order and the dropout.")
-    adapter: AdapterRecipe = AdapterRecipe()
-    optimizer: OptimizerRecipe = OptimizerRecipe()
-
-
-Recipe = DpoRecipe
-"""Any recipe: a union over `algorithm`."""
-
-ALGORITHMS: Mapping[str, type[Recipe]] = {"dpo": DpoRecipe}
+ALGORITHMS: Mapping[str, type[Recipe]] = {
+    get_args(model.model_fields["algorithm"].annotation)[0]: model for model in get_args(Recipe)
+}
 
 
 def parse_recipe(body: Mapping[str, Any], *, name: str = "recipe") -> Recipe:

@@ -21,7 +21,8 @@ from training.batches import Item, make_pass
 from training.curate import TokenPair
 from training.gateway import Ask, Sample, SamplingSettings
 from training.gateway import Gateway as GatewayClient
-from training.loops.dpo import POLICY, Watch, train_dpo
+from training.loops.preference import POLICY, train_preference
+from training.loops.steps import Watch
 from training.model import SharedBase, load_chat_tokens
 from training.publish import Origin, Published, publish
 from training.recipe import parse_recipe
@@ -121,7 +122,7 @@ def train_and_enter(gateway: Gateway, tokens: ChatTokens, folder: Path) -> Publi
     ]
     base = SharedBase(folder, torch.device("cpu"))
     quiet = Watch(lambda point: None, lambda share: None, lambda: False)
-    train_dpo(base, pairs, recipe, gateway.home / "jobs" / job.id, quiet)
+    train_preference(base, pairs, recipe, gateway.home / "jobs" / job.id, quiet)
     origin = Origin(registry.reserve(claim), digest, job.id, "dpo", recipe.adapter)
     made = publish(base.adapter_state(POLICY), origin, gateway.home / "adapters", base, tokens)
     draft = Policy(

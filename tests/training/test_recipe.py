@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from training.algorithms import AdapterRecipe, OptimizerRecipe
 from training.errors import RecipeRefused
-from training.recipe import AdapterRecipe, DpoRecipe, OptimizerRecipe, load_recipe, load_recipes, parse_recipe
+from training.recipe import ALGORITHMS, load_recipe, load_recipes, parse_recipe
 
 
 def test_every_recipe_that_ships_can_be_read() -> None:
@@ -15,7 +16,7 @@ def test_every_recipe_that_ships_can_be_read() -> None:
 def test_every_field_says_what_it_means() -> None:
     silent = [
         name
-        for recipe in (DpoRecipe, AdapterRecipe, OptimizerRecipe)
+        for recipe in (*ALGORITHMS.values(), AdapterRecipe, OptimizerRecipe)
         for name, field in recipe.model_fields.items()
         if not field.description and name not in ("algorithm", "adapter", "optimizer")
     ]

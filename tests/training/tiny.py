@@ -6,9 +6,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from training.algorithms import DpoRecipe
 from training.convert import model_digest
 from training.curate import TokenPair
-from training.recipe import DpoRecipe, parse_recipe
+from training.recipe import parse_recipe
 from training.tokens import ChatTokens
 
 TEMPLATE = (

@@ -1,4 +1,4 @@
-"""The DPO loop on a tiny model: first loss, resumption bit for bit, weights, refusals."""
+"""The loop of all losses on pairs, on a tiny model: first loss, resumption bit for bit, weights, refusals."""
 
 import math
 from collections.abc import Mapping
@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from tests.training.tiny import make_pairs, make_recipe
+from training.algorithms import DpoRecipe
 from training.errors import Diverged, Stopped, WrongFirstLoss
-from training.loops.dpo import POLICY, Watch, check_first_loss, learning_rate, plan_steps, train_dpo
+from training.loops.preference import POLICY, check_first_loss, train_preference
+from training.loops.steps import Watch
 from training.model import SharedBase
-from training.recipe import DpoRecipe, OptimizerRecipe
 from training.tokens import ChatTokens
 
 
@@ -39,7 +40,7 @@ def train(
 ) -> dict[str, torch.Tensor]:
     """One attempt in a fresh process's stead: a model of its own, the folder shared."""
     base = SharedBase(model, torch.device("cpu"))
-    train_dpo(base, make_pairs(tokens), recipe, folder, notes.watch(), every_s=every_s)
+    train_preference(base, make_pairs(tokens), recipe, folder, notes.watch(), every_s=every_s)
     return base.adapter_state(POLICY)
 
 
@@ -128,7 +129,7 @@ def test_a_diverging_run_stops_and_names_what_to_change(
     pairs = make_pairs(tiny_tokens)
     broken = [pairs[0].__class__(**{**pairs[0].__dict__, "weight": float("inf")}), *pairs[1:]]
     with pytest.raises(Diverged, match="learning_rate"):
-        train_dpo(base, broken, recipe, tmp_path, Notes().watch())
+        train_preference(base, broken, recipe, tmp_path, Notes().watch())
 
 
 @pytest.mark.parametrize("loss", [0.6919, 0.6950, float("nan")])
@@ -139,20 +140,3 @@ def test_a_first_loss_that_is_not_ln_2_is_refused(loss: float) -> None:
 
 def test_a_first_loss_within_a_thousandth_is_taken() -> None:
     check_first_loss(math.log(2) + 9e-4)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "rates"),
-    [("constant", [0.5, 1, 1, 1, 1]), ("linear", [0.5, 1, 1, 2 / 3, 1 / 3]), ("cosine", [0.5, 1, 1, 0.75, 0.25])],
-)
-def test_the_rate_warms_up_and_then_follows_its_schedule(schedule: str, rates: list[float]) -> None:
-    settings = OptimizerRecipe.model_validate({"learning_rate": 1e-3, "schedule": schedule, "warmup_share": 0.4})
-    found = [learning_rate(settings, step, 5) for step in range(5)]
-    assert found == pytest.approx([rate * 1e-3 for rate in rates])
-
-
-def test_every_epoch_takes_all_passes_in_another_order() -> None:
-    plan = plan_steps([2] * 12, make_recipe(epochs=3, batch_pairs=4))
-    by_epoch = [[i for step in plan if step.epoch == epoch for i in step.passes] for epoch in range(3)]
-    assert all(sorted(order) == list(range(12)) for order in by_epoch)
-    assert len({tuple(order) for order in by_epoch}) == 3

@@ -1,0 +1,162 @@
+"""What each algorithm may be told: frozen models with the meaning and bounds of every field. Never imports torch."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AdapterRecipe(_Frozen):
+    """The LoRA that is trained: W + scale·B·A on the named linear layers."""
+
+    kind: Literal["lora", "rslora"] = Field(
+        default="lora",
+        description="Scale alpha / rank, or for rslora alpha / √rank (Kalajdzievski 2023, arXiv 2312.03732).",
+    )
+    rank: Literal[1, 8, 16, 32, 64] = Field(default=16, description="Rank of A and B; the ranks vLLM serves.")
+    alpha: int = Field(default=32, ge=1, le=1024, description="Scale of the update, divided by the rank or its root.")
+    dropout: float = Field(default=0.0, ge=0, le=0.5, description="Dropout on the adapter's input.")
+    target_modules: tuple[str, ...] = Field(
+        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1,
+        max_length=16,
+        description="Linear layers that get an adapter, by the last part of their name.",
+    )
+
+
+class OptimizerRecipe(_Frozen):
+    """AdamW with a warmup, a decay and clipped gradients."""
+
+    learning_rate: float = Field(default=1e-4, gt=0, le=1e-2, description="Peak learning rate.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(default="linear", description="Decay to 0 after warmup.")
+    warmup_share: float = Field(default=0.1, ge=0, le=0.5, description="Share of the steps that warm up from 0.")
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="Decoupled weight decay.")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="Decay of the gradient's mean.")
+    beta2: float = Field(default=0.99, ge=0, lt=1, description="Decay of the gradient's square.")
+    max_grad_norm: float = Field(default=1.0, gt=0, le=100, description="Norm that gradients are clipped to.")
+
+
+class _Training(_Frozen):
+    """What every algorithm is told."""
+
+    epochs: int = Field(default=2, ge=1, le=50, description="Times that everything is learned from.")
+    pass_tokens: int = Field(
+        default=512, ge=32, le=1_048_576, description="Most tokens in one forward pass; a longer example goes alone."
+    )
+    max_mismatched_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="Share of examples that may be left out for tokens unlike the engine's; above it the job stops.",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the adapter, the order and the dropout.")
+    adapter: AdapterRecipe = AdapterRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+
+
+class PairTraining(_Training):
+    """What every algorithm that learns from pairs is told."""
+
+    batch_pairs: int = Field(default=8, ge=1, le=1024, description="Least pairs an optimizer step learns from.")
+    max_pair_tokens: int = Field(
+        default=2048, ge=32, le=1_048_576, description="Longest prompt with both answers; longer pairs are left out."
+    )
+    min_pairs: int = Field(default=4, ge=1, le=1_000_000, description="Fewest training pairs to go on with.")
+    ties: bool = Field(default=False, description="Learn from ties too, as pairs that are right either way round.")
+
+
+class _Preference(PairTraining):
+    nll_weight: float = Field(
+        default=0.0, ge=0, le=10, description="Weight of the chosen answer's negative log-likelihood per token."
+    )
+
+
+BETA = Field(default=0.1, gt=0, le=5, description="How strongly the policy is held to the reference.")
+FLIP_RATE = Field(default=0.1, ge=0, lt=0.5, description="Share of the votes that are taken to be the wrong way round.")
+
+
+class DpoRecipe(_Preference):
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290)."""
+
+    algorithm: Literal["dpo"]
+    beta: float = BETA
+
+
+class IpoRecipe(_Preference):
+    """Identity preference optimisation (Azar et al. 2023, arXiv 2310.12036), on log-ratios per token."""
+
+    algorithm: Literal["ipo"]
+    beta: float = BETA
+
+
+class HingeRecipe(_Preference):
+    """SLiC's hinge loss on DPO's margin (Liu et al. 2023, arXiv 2309.06657)."""
+
+    algorithm: Literal["hinge"]
+    beta: float = BETA
+
+
+class ConservativeDpoRecipe(_Preference):
+    """DPO with smoothed labels (Mitchell 2023): stops pushing a pair once it is as sure as the votes deserve."""
+
+    algorithm: Literal["conservative_dpo"]
+    beta: float = BETA
+    flip_rate: float = FLIP_RATE
+
+
+class RobustDpoRecipe(_Preference):
+    """DPO unbiased under votes flipped at a known rate (Chowdhury et al. 2024, arXiv 2403.00409)."""
+
+    algorithm: Literal["robust_dpo"]
+    beta: float = BETA
+    flip_rate: float = FLIP_RATE
+
+
+class DpoPositiveRecipe(_Preference):
+    """DPO with a penalty where the chosen answer becomes less likely (Pal et al. 2024, arXiv 2402.13228)."""
+
+    algorithm: Literal["dpo_positive"]
+    beta: float = BETA
+    penalty: float = Field(default=5.0, ge=0, le=500, description="Weight λ of the chosen answer's lost log-prob.")
+
+
+class NormalisedDpoRecipe(_Preference):
+    """DPO on log-ratios per token (Meng et al. 2024, arXiv 2405.14734, section 4.4)."""
+
+    algorithm: Literal["normalised_dpo"]
+    beta: float = Field(default=2.0, gt=0, le=50, description="Scale of the log-ratios per token.")
+
+
+class OrpoRecipe(_Preference):
+    """Odds-ratio preference optimisation (Hong et al. 2024, arXiv 2403.07691): no reference, NLL included."""
+
+    algorithm: Literal["orpo"]
+    odds_weight: float = Field(default=0.1, gt=0, le=10, description="Weight λ of the odds-ratio term.")
+
+
+class SimpoRecipe(_Preference):
+    """Simple preference optimisation (Meng et al. 2024, arXiv 2405.14734): no reference, a target margin."""
+
+    algorithm: Literal["simpo"]
+    beta: float = Field(default=2.0, gt=0, le=50, description="Scale of the mean log-probs.")
+    gamma: float = Field(default=1.0, ge=0, le=50, description="Margin that the chosen answer is to be ahead by.")
+
+
+PreferenceRecipe = (
+    DpoRecipe
+    | IpoRecipe
+    | HingeRecipe
+    | ConservativeDpoRecipe
+    | RobustDpoRecipe
+    | DpoPositiveRecipe
+    | NormalisedDpoRecipe
+    | OrpoRecipe
+    | SimpoRecipe
+)
+"""Recipes whose loop is `loops/preference.py`."""
+
+Recipe = PreferenceRecipe
+"""Any recipe."""

@@ -1,0 +1,223 @@
+"""The training loop of every loss on pairs: a policy adapter, the base as its reference. Reads from top to bottom."""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from training.algorithms import (
+    ConservativeDpoRecipe,
+    DpoPositiveRecipe,
+    DpoRecipe,
+    HingeRecipe,
+    IpoRecipe,
+    NormalisedDpoRecipe,
+    OrpoRecipe,
+    PreferenceRecipe,
+    RobustDpoRecipe,
+    SimpoRecipe,
+)
+from training.batches import Pass, make_pass, pack
+from training.curate import TokenPair
+from training.errors import WrongFirstLoss
+from training.loops.steps import Run, Watch, plan_steps, train
+from training.losses import preference
+from training.losses.preference import PairLoss, PairScores, implicit_margin, nll, soften
+from training.model import SharedBase
+
+POLICY = "policy"
+FIRST_LOSS_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class PairPass:
+    """A forward pass over P pairs (answers 2i and 2i+1 are chosen and rejected of pair i).
+
+    label_P: how likely the chosen answer is the better one; reference_N: summed log-probs under the reference, once
+    they are known.
+    """
+
+    pairs: tuple[TokenPair, ...]
+    batch: Pass
+    weights_P: Tensor
+    label_P: Tensor
+    reference_N: Tensor
+
+    def halves(self) -> "list[PairPass]":
+        """The same pairs in two passes, where there are two."""
+        if len(self.pairs) < 2:
+            return [self]
+        middle = len(self.pairs) // 2
+        return [
+            make_pair_pass(self.pairs[:middle], self.reference_N[: 2 * middle]),
+            make_pair_pass(self.pairs[middle:], self.reference_N[2 * middle :]),
+        ]
+
+
+def train_preference(
+    model: SharedBase,
+    pairs: Sequence[TokenPair],
+    recipe: PreferenceRecipe,
+    folder: Path,
+    watch: Watch,
+    *,
+    every_s: float = 20,
+) -> None:
+    """Train the adapter POLICY on `model`, checkpointing into `folder` at least `every_s` seconds apart.
+
+    Raises WrongFirstLoss, Diverged, OutOfMemory, or Stopped when `watch` says so (after a checkpoint).
+    """
+    run = Run(run_digest(pairs, recipe), folder, recipe.optimizer, recipe.seed, every_s)
+    passes = pack_pairs(pairs, recipe)
+    ahead = 1 / (1 + 3 * recipe.epochs)  # the reference's share of the work: a forward pass, no backward one
+    if not isinstance(recipe, OrpoRecipe | SimpoRecipe):  # those two know no reference
+        passes = with_reference(model, passes, folder / "reference.safetensors", run.name, watch.between(0, ahead))
+
+    model.add_adapter(POLICY, recipe.adapter, seed=recipe.seed)
+    loss = loss_of(recipe)
+    plan = plan_steps([len(p.pairs) for p in passes], epochs=recipe.epochs, least=recipe.batch_pairs, seed=recipe.seed)
+
+    def learn(number: int, smaller: bool) -> dict[str, float]:
+        """Add up one step's gradients, pass by pass."""
+        step = plan[number]
+        total_weight = sum(float(passes[i].weights_P.sum()) for i in step.passes)
+        seen: list[dict[str, Tensor]] = []
+        for each in (part for i in step.passes for part in (passes[i].halves() if smaller else [passes[i]])):
+            watch.check(f"before step {number + 1} of {len(plan)}")
+            with model.policy(POLICY):
+                sums_N = each.batch.sum_answers(model.logprobs(each.batch).cpu())
+            scores = score(each, sums_N)
+            preference_P = soften(loss, scores, each.label_P)
+            nll_P = soften(nll, scores, each.label_P)
+            loss_P = preference_P + recipe.nll_weight * nll_P
+            ((each.weights_P * loss_P).sum() / total_weight).backward()
+            seen.append(
+                {name: value.detach() for name, value in told(each, scores, preference_P, nll_P, loss_P).items()}
+            )
+        values = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
+        if number == 0 and isinstance(recipe, DpoRecipe):
+            check_first_loss(float(values["preference"].mean()))
+        return {"epoch": step.epoch + 1, **summary(values, recipe)}
+
+    train(model.parameters(POLICY), len(plan), learn, run, watch.between(ahead, 1))
+
+
+def loss_of(recipe: PreferenceRecipe) -> PairLoss:
+    """The loss that a recipe names, with its settings filled in."""
+    match recipe:
+        case DpoRecipe():
+            return partial(preference.dpo, beta=recipe.beta)
+        case IpoRecipe():
+            return partial(preference.ipo, beta=recipe.beta)
+        case HingeRecipe():
+            return partial(preference.hinge, beta=recipe.beta)
+        case ConservativeDpoRecipe():
+            return partial(preference.conservative_dpo, beta=recipe.beta, flip_rate=recipe.flip_rate)
+        case RobustDpoRecipe():
+            return partial(preference.robust_dpo, beta=recipe.beta, flip_rate=recipe.flip_rate)
+        case DpoPositiveRecipe():
+            return partial(preference.dpo_positive, beta=recipe.beta, penalty=recipe.penalty)
+        case NormalisedDpoRecipe():
+            return partial(preference.normalised_dpo, beta=recipe.beta)
+        case OrpoRecipe():
+            return partial(preference.orpo, odds_weight=recipe.odds_weight)
+        case SimpoRecipe():
+            return partial(preference.simpo, beta=recipe.beta, gamma=recipe.gamma)
+
+
+def pack_pairs(pairs: Sequence[TokenPair], recipe: PreferenceRecipe) -> list[PairPass]:
+    """Pairs in passes of at most `pass_tokens`, always the same ones together."""
+    return [
+        make_pair_pass([pairs[i] for i in group], torch.zeros(2 * len(group)))
+        for group in pack([pair.item.n_tokens for pair in pairs], recipe.pass_tokens, recipe.batch_pairs)
+    ]
+
+
+def make_pair_pass(pairs: Sequence[TokenPair], reference_N: Tensor) -> PairPass:
+    return PairPass(
+        tuple(pairs),
+        make_pass([pair.item for pair in pairs]),
+        torch.tensor([pair.weight for pair in pairs]),
+        torch.tensor([pair.label for pair in pairs]),
+        reference_N,
+    )
+
+
+def score(each: PairPass, sums_N: Tensor) -> PairScores:
+    """What the losses are told: answers 2i and 2i+1 are chosen and rejected of pair i."""
+    tokens_N, reference_N = each.batch.lengths(), each.reference_N
+    return PairScores(sums_N[0::2], sums_N[1::2], reference_N[0::2], reference_N[1::2], tokens_N[0::2], tokens_N[1::2])
+
+
+def with_reference(
+    model: SharedBase, passes: Sequence[PairPass], cache: Path, run: str, watch: Watch
+) -> list[PairPass]:
+    """The passes with the reference's log-probs; kept in `cache`, so that they are computed once per job."""
+    name = f"{run}/sums_N"
+    sizes = [p.batch.n_answers for p in passes]
+    if not (cache.exists() and name in (kept := load_file(cache)) and len(kept[name]) == sum(sizes)):
+        parts: list[Tensor] = []
+        for number, each in enumerate(passes):
+            watch.progress(number / len(passes))
+            watch.check("while the reference was computed")
+            with torch.no_grad(), model.policy(None):
+                parts.append(each.batch.sum_answers(model.logprobs(each.batch).cpu()))
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        aside = cache.with_suffix(".part")
+        kept = {name: torch.cat(parts)}
+        save_file(kept, aside)
+        aside.replace(cache)
+    return [
+        PairPass(each.pairs, each.batch, each.weights_P, each.label_P, reference_N)
+        for each, reference_N in zip(passes, kept[name].split(sizes), strict=True)
+    ]
+
+
+def check_first_loss(loss: float) -> None:
+    """WrongFirstLoss unless DPO's loss is what it must be while the policy still equals the reference."""
+    if not abs(loss - math.log(2)) <= FIRST_LOSS_TOLERANCE:  # NaN too
+        raise WrongFirstLoss(
+            f"the first DPO loss is {loss:.6f}, it must be ln 2 = {math.log(2):.6f} within {FIRST_LOSS_TOLERANCE:g}: "
+            "policy and reference differ before training; delete the job's folder if the base model was replaced"
+        )
+
+
+def run_digest(pairs: Sequence[TokenPair], recipe: PreferenceRecipe) -> str:
+    """Names a run: what it learns from and how."""
+    return hashlib.sha256(repr((tuple(pairs), recipe.model_dump_json())).encode()).hexdigest()
+
+
+def told(each: PairPass, scores: PairScores, preference_P: Tensor, nll_P: Tensor, loss_P: Tensor) -> dict[str, Tensor]:
+    """[P] everything a curve point is made of."""
+    return {
+        "weight": each.weights_P,
+        "loss": loss_P,
+        "preference": preference_P,
+        "nll": nll_P,
+        "margin": implicit_margin(scores, 1.0),
+        "chosen": scores.chosen_P,
+        "rejected": scores.rejected_P,
+        "tokens": scores.chosen_tokens_P,
+    }
+
+
+def summary(values: Mapping[str, Tensor], recipe: PreferenceRecipe) -> dict[str, float]:
+    """One step's curve point: means over its pairs; log-probs are summed over an answer, in nats."""
+    weights_P = values["weight"]
+    beta = getattr(recipe, "beta", 1.0)
+    return {
+        "pairs": len(weights_P),
+        "loss": float((weights_P * values["loss"]).sum() / weights_P.sum()),
+        "nll": float(values["nll"].mean()),
+        "margin": beta * float(values["margin"].mean()),
+        "chosen_logprob": float(values["chosen"].mean()),
+        "rejected_logprob": float(values["rejected"].mean()),
+        "accuracy": float((values["margin"] > 0).float().mean()),
+        "answer_tokens": float(values["tokens"].mean()),
+    }
