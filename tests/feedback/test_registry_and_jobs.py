@@ -115,6 +115,16 @@ def test_a_policy_is_trained_judged_promoted_and_rolled_back_and_every_step_is_a
     ]
 
 
+def test_the_same_report_judges_a_draft_once_though_json_keeps_no_tuples(registry: Registry, jobs: JobStore) -> None:
+    claim = claimed(jobs)
+    version = draft(registry, claim).version
+    gate = {"verdict": PolicyState.rejected, "checks": ({"name": "length", "interval": (0.1, 0.2)},)}
+    judged = registry.judge(claim, version, PolicyState.rejected, gate=gate, metrics={})
+    assert registry.judge(claim, version, PolicyState.rejected, gate=gate, metrics={}) == judged
+    with pytest.raises(MoveRefused):
+        registry.judge(claim, version, PolicyState.candidate, gate={**gate, "checks": ()}, metrics={})
+
+
 def test_a_decision_on_an_old_epoch_is_refused(registry: Registry, jobs: JobStore) -> None:
     claim = claimed(jobs)
     version = draft(registry, claim).version
