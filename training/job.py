@@ -54,7 +54,7 @@ def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
     curated = curate(found, tokens, recipe)
     attempt.report["pairs"] = curated.report()
     attempt.stage("loading the model", 0.03)
-    bench = Bench(place_model(), tokens, curated, Samples(attempt, held_out_prompts(found.pairs)))
+    bench = Bench(place_model(), tokens, curated, Samples(attempt, held_out_prompts(found.pairs, tokens)))
 
     bench.samples.fetch_ahead()
     published = train_once(attempt, bench, recipe)

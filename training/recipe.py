@@ -62,10 +62,11 @@ class DpoRecipe(BaseModel):
     )
     min_pairs: int = Field(default=4, ge=1, le=1_000_000, description="Fewest training pairs to go on with.")
     max_mismatched_share: float = Field(
-        default=0.0,
+        default=0.02,
         ge=0,
         le=0.5,
-        description="Share of pairs whose tokens may differ from the engine's and be left out; above it the job stops.",
+        description="Share of pairs whose tokens may differ from the engine's and be left out, one pair at least; "
+        "above it the job stops. 0 tolerates none.",
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the adapter, the order and the dropout.")
     adapter: AdapterRecipe = AdapterRecipe()
