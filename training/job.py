@@ -28,6 +28,9 @@ from training.tokens import ChatTokens
 DRAFT, LIVE = "draft", "live"
 """Names of the published adapters in the judge's model."""
 
+RUNS = "runs"
+"""Folder in the job's own, with the checkpoints of each training run by its version counter."""
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -63,7 +66,7 @@ def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
         policy = evaluate_once(attempt, bench, published)
     promote_once(attempt, policy)
     patiently(lambda: attempt.jobs.finish(attempt.claim, version=published.version))
-    shutil.rmtree(attempt.folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(attempt.folder / RUNS, ignore_errors=True)
 
 
 def read_pairs(attempt: Attempt) -> PairSet:
@@ -76,7 +79,10 @@ def read_pairs(attempt: Attempt) -> PairSet:
 
 
 def train_once(attempt: Attempt, bench: Bench, recipe: Recipe) -> Published:
-    """Train and publish, unless an earlier attempt has."""
+    """Train and publish, unless an earlier attempt has.
+
+    A failed job that was started again has a new counter, and with it an empty folder: its curves begin anew too.
+    """
     counter = patiently(lambda: attempt.registry.reserve(attempt.claim))
     adapters = attempt.settings.adapters
     if (published := find_published(adapters, attempt.job.id, counter)) is not None:
@@ -90,7 +96,8 @@ def train_once(attempt: Attempt, bench: Bench, recipe: Recipe) -> Published:
         stopping=attempt.stop.is_set,
     )
     every_s = attempt.settings.training.checkpoint_s
-    train_dpo(bench.model, bench.curated.train, recipe, attempt.folder, watch, every_s=every_s)
+    folder = attempt.folder / RUNS / f"v{counter:04d}"
+    train_dpo(bench.model, bench.curated.train, recipe, folder, watch, every_s=every_s)
     curve.flush()
     attempt.report["training"] = {**curve.last, "seconds": round(time.monotonic() - began, 1)}
     attempt.stage("publishing", 0.61)
