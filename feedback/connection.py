@@ -18,7 +18,8 @@ Client: TypeAlias = Any
 def connect(url: str, *, timeout_s: float = 2.0) -> Client:
     """A client for the Redis at `url`; connects on first use.
 
-    A broken connection is tried again once: every write of the ledger can be repeated without harm.
+    A call whose reply does not come in time is sent again once, though Redis may have done it already. So every
+    write of the ledger does nothing when it is repeated, and answers as it did the first time.
     """
     return redis.Redis.from_url(
         url,

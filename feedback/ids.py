@@ -31,5 +31,10 @@ def new_event_id() -> EventId:
     return EventId(f"ev-{secrets.token_hex(12)}")
 
 
+def new_nonce() -> str:
+    """Names one call to Redis, so that the call sent again after a lost reply is known for the same one."""
+    return secrets.token_hex(12)
+
+
 def new_key_id() -> KeyId:
     return KeyId(f"key-{secrets.token_hex(6)}")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from feedback.connection import Client, lua, translated
 from feedback.errors import LeaseLost, UnknownJob
-from feedback.ids import EventId, JobId, LineName, Version
+from feedback.ids import EventId, JobId, LineName, Version, new_nonce
 from feedback.keyspace import Keyspace
 from feedback.schedule import ScheduleRules
 
@@ -166,6 +166,7 @@ class JobStore:
                     fields["created_at"],
                     json.dumps(list(request.event_ids)),
                     str(request.pairs_ordinal),
+                    new_nonce(),
                     *_flat(fields),
                 ],
             )
@@ -176,7 +177,7 @@ class JobStore:
         with translated():
             got = self._claim(
                 keys=[self._keys.job(job), self._keys.fence],
-                args=[worker, str(lease_s)],
+                args=[worker, str(lease_s), new_nonce()],
             )
         return Claim(job, int(got[0]), int(got[1])) if got else None
 
@@ -190,6 +191,7 @@ class JobStore:
             claim,
             {"state": JobState.queued, "lease_until": "0", "token": ""},
             attempts_back=1,
+            ending="released",
         )
 
     def report(
@@ -222,17 +224,17 @@ class JobStore:
         return [by_step[step] for step in sorted(by_step)][after:]
 
     def finish(self, claim: Claim, *, version: Version | None) -> None:
-        """Ends the job well."""
+        """Ends the job well. Saying so again under the same claim changes nothing."""
         fields = {
             "state": JobState.done,
             "stage": "done",
             "progress": "1",
             "finished_at": f"{time.time():.3f}",
         }
-        self._write(claim, fields | ({"version": version} if version else {}))
+        self._write(claim, fields | ({"version": version} if version else {}), ending="finished")
 
     def fail(self, claim: Claim, error: str, *, retry: bool) -> None:
-        """Ends the attempt badly: the job waits for another one, or has failed for good."""
+        """Ends the attempt badly: the job waits for another one, or has failed for good. Once for each claim."""
         ended = {
             "state": JobState.failed,
             "stage": "failed",
@@ -242,6 +244,7 @@ class JobStore:
         self._write(
             claim,
             {"error": error, "lease_until": "0", "token": ""} | (waiting if retry else ended),
+            ending="failed",
         )
 
     def get(self, job: JobId) -> Job:
@@ -299,6 +302,7 @@ class JobStore:
         point: str = "",
         lease_s: float | None = None,
         attempts_back: int = 0,
+        ending: str = "",
     ) -> None:
         with translated():
             held = self._guarded(
@@ -308,6 +312,7 @@ class JobStore:
                     point,
                     "" if lease_s is None else str(lease_s),
                     str(attempts_back),
+                    ending,
                     *_flat(fields),
                 ],
             )

@@ -80,6 +80,10 @@ class Keyspace:
         """hash: `epoch` and `lives` (JSON list of the versions that were live, the live one last)."""
         return self._key("registry")
 
+    def receipt(self, nonce: str) -> str:
+        """string: the epoch that one write of the registry brought about. Kept for 10 minutes."""
+        return self._key("receipt", nonce)
+
     @property
     def counter(self) -> str:
         """integer: the last version counter given out."""

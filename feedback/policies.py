@@ -13,7 +13,7 @@ from feedback.ids import BASE_VERSION, JobId, LineName, Version
 
 
 class PolicyState(StrEnum):
-    """Where a policy stands; DRAFT and REJECTED ones never serve users."""
+    """Where a policy stands; DRAFT, REJECTED and WITHDRAWN ones never serve users."""
 
     draft = "draft"
     candidate = "candidate"
@@ -36,8 +36,8 @@ MOVES: Mapping[PolicyState, frozenset[PolicyState]] = {
 }
 """The allowed moves. RETIRED → LIVE happens by rollback only."""
 
-UNSERVED = frozenset({_S.draft, _S.rejected})
-"""States that answer to operators only."""
+UNSERVED = frozenset({_S.draft, _S.rejected, _S.withdrawn})
+"""States that never answer users. Drafts and rejected policies answer operators, who measure them."""
 
 
 class Move(BaseModel):
@@ -135,7 +135,8 @@ def resolve(view: RegistryView, model: str, *, operator: bool = False) -> Policy
     """The policy that a public model id names.
 
     The line's name is whatever is live; `LINE@v0007`, `LINE@v0007-3f9a12c04b1e` and the bare version pin one.
-    UnknownPolicy when nothing fits, and for callers who are no operators also when the policy never serves users.
+    UnknownPolicy when nothing fits, when the policy was withdrawn, and for callers who are no operators also when it
+    never serves users.
     """
     if model == view.line:
         return view.policy(view.live)
@@ -144,11 +145,16 @@ def resolve(view: RegistryView, model: str, *, operator: bool = False) -> Policy
         wanted = match["version"]
         for policy in view.policies.values():
             named = policy.version == wanted or ("-" not in wanted and policy.version.split("-")[0] == wanted)
-            if named and (operator or policy.state not in UNSERVED):
+            if named and _answers(policy.state, operator=operator):
                 return policy
     raise UnknownPolicy(
         f"the model {model!r} does not exist; use {view.line!r} for the live version or see the list of models"
     )
+
+
+def _answers(state: PolicyState, *, operator: bool) -> bool:
+    # Requests that pin a withdrawn version would keep it in use, so that the engine could never let it go.
+    return state not in UNSERVED or (operator and state is not _S.withdrawn)
 
 
 def _moved(

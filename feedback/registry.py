@@ -11,12 +11,14 @@ from pydantic import BaseModel, ConfigDict
 from feedback import policies
 from feedback.connection import Client, lua, translated
 from feedback.errors import LeaseLost, StaleRegistry, UnknownPolicy
-from feedback.ids import BASE_VERSION, LineName, Version
+from feedback.ids import BASE_VERSION, LineName, Version, new_nonce
 from feedback.jobs import Claim
 from feedback.keyspace import Keyspace
 from feedback.policies import Change, Move, Policy, PolicyState, RegistryView, Who
 
 _TRIES = 20
+_RECEIPT_TTL_S = 600
+"""Far longer than a call that is sent again can be under way."""
 
 
 class AuditEntry(BaseModel):
@@ -132,7 +134,8 @@ class Registry:
         """Moves a draft to candidate or rejected with the gate's report. Saying the same again changes nothing."""
 
         def write(view: RegistryView) -> _Write | None:
-            if view.policy(version).state is not PolicyState.draft and view.policy(version).gate == gate:
+            known = view.policy(version)
+            if known.state is not PolicyState.draft and known.gate == _as_kept(known, gate):
                 return None
             who = Who(actor="gate", reason=str(gate.get("verdict", state)), at=time.time())
             change = policies.judge(view, version, state, who, gate=gate, metrics=metrics)
@@ -152,8 +155,19 @@ class Registry:
         return self.view()
 
     def rollback(self, *, actor: str, reason: str) -> RegistryView:
-        """Brings the former live version back and withdraws the present one."""
-        return self._move("rollback", policies.rollback, actor, reason)
+        """Brings the former live version back and withdraws the present one.
+
+        StaleRegistry when another version goes live meanwhile: it would be one that nobody asked to take back.
+        """
+        disliked: list[Version] = []
+
+        def move(view: RegistryView, who: Who) -> Change:
+            disliked.append(view.live)
+            if view.live != disliked[0]:
+                raise StaleRegistry(f"{view.live} went live while {disliked[0]} was rolled back; look again")
+            return policies.rollback(view, who)
+
+        return self._move("rollback", move, actor, reason)
 
     def withdraw(self, version: Version, *, actor: str, reason: str) -> RegistryView:
         """Takes a policy back for good; the live one by rolling back."""
@@ -209,12 +223,14 @@ class Registry:
                         keys.registry,
                         keys.audit,
                         keys.job(claim.job_id) if claim else keys.registry,
+                        keys.receipt(new_nonce()),
                     ],
                     args=[
                         str(view.epoch),
                         str(claim.token) if claim else "",
                         json.dumps(write.change.lives),
                         write.audit.model_dump_json() if write.audit else "",
+                        str(_RECEIPT_TTL_S),
                         *rows,
                     ],
                 )
@@ -222,6 +238,12 @@ class Registry:
         if claim is not None and epoch == -2:
             raise _lost(claim)
         return epoch
+
+
+def _as_kept(policy: Policy, gate: dict[str, Any]) -> dict[str, Any] | None:
+    """A gate's report as it reads once it was kept: JSON has no tuples and no enums."""
+    row = policy.model_copy(update={"gate": gate}).model_dump_json()
+    return Policy.model_validate_json(row).gate
 
 
 def _audit(who: Who, action: str, version: Version) -> AuditEntry:

@@ -67,7 +67,8 @@ class Completions:
         asked = await self._read(await request.body(), caller)
         view = self.parts.watch.current()
         policy = _resolve(view, asked, caller)
-        body = asked.engine_body(self.parts.shelf.engine_name(policy, live=policy.version == view.live))
+        engine_model = self.parts.shelf.engine_name(policy, live=policy.version == view.live)
+        body = asked.engine_body(engine_model, caller.tenant)
         stamp = Stamp(new_turn_id(self.kind), caller.tenant, policy.version, public_id(view.line, policy.version))
         answer = Answer(asked, stamp)
         with self.parts.shelf.using(policy.version):

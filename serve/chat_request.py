@@ -1,18 +1,21 @@
 """From a caller's body to what the engine is asked, and back to what the turn remembers of it. Pure."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import orjson
 
-from feedback.ids import TurnId, UserId
+from feedback.ids import TenantId, TurnId, UserId
 from feedback.turns import Turn, prompt_key
 from serve.errors import BadRequest, NotFound
 from serve.fields import CHAT_FIELDS, COMPLETION_FIELDS, Field, Treatment, flag, text, whole, wrong
 
 Kind = Literal["chat", "completion"]
 ROLES = ("system", "developer", "user", "assistant", "tool")
+# Deeper than any JSON schema in use, and far from the 200 levels at which a recorded turn could not be read again.
+MAX_NESTING = 32
 
 
 @dataclass(frozen=True)
@@ -45,20 +48,30 @@ class Asked:
         table = CHAT_FIELDS if self.kind == "chat" else COMPLETION_FIELDS
         return {k: v for k, v in self.engine_fields.items() if k == "max_tokens" or table[k].sampling}
 
-    def engine_body(self, engine_model: str) -> bytes:
-        """The engine's body; token ids are always asked for, because the turn keeps them."""
+    def engine_body(self, engine_model: str, tenant: TenantId) -> bytes:
+        """The engine's body; token ids are always asked for, because the turn keeps them.
+
+        The engine reuses a prompt's computed prefix only under the same salt: a tenant could else learn from an
+        answer's speed what another one has asked.
+        """
         body: dict[str, Any] = {
             **self.engine_fields,
             "model": engine_model,
             "n": self.n,
             "stream": self.stream,
             "return_token_ids": True,
+            "cache_salt": cache_salt(tenant),
         }
         if self.kind == "chat":
             body["messages"] = self.messages
         else:
             body["prompt"] = self.prompt
         return orjson.dumps(body)
+
+
+def cache_salt(tenant: TenantId) -> str:
+    """What keeps a tenant's cached prompts apart in the engine: the same for each of its requests (hex)."""
+    return hashlib.sha256(f"burnish cache {tenant}".encode()).hexdigest()
 
 
 def parse_request(raw: bytes, kind: Kind, limits: Limits) -> Asked:
@@ -132,7 +145,21 @@ def _body_object(raw: bytes) -> dict[str, Any]:
         raise BadRequest(f"the body is not JSON: {error}") from error
     if type(body) is not dict:
         raise BadRequest(f"the body is a JSON {type(body).__name__}; it must be an object")
+    for name, value in body.items():
+        if _is_nested_beyond(MAX_NESTING, value):
+            raise BadRequest(f"{name[:80]} is nested deeper than {MAX_NESTING} levels", param=name[:80])
     return body
+
+
+def _is_nested_beyond(most: int, value: Any) -> bool:
+    """Whether lists and objects stand in each other more than `most` deep. Goes level by level: recursion would end."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [outer for outer in level if type(outer) in (dict, list)]
+        if not level:
+            return False
+        level = [inner for outer in level for inner in (outer.values() if type(outer) is dict else outer)]
+    return True
 
 
 def _checked(name: str, value: Any, field: Field | None) -> Any:

@@ -47,10 +47,11 @@ class _Training(_Frozen):
         default=512, ge=32, le=1_048_576, description="Most tokens in one forward pass; a longer example goes alone."
     )
     max_mismatched_share: float = Field(
-        default=0.0,
+        default=0.02,
         ge=0,
         le=0.5,
-        description="Share of examples that may be left out for tokens unlike the engine's; above it the job stops.",
+        description="Share of examples whose tokens may differ from the engine's and be left out, one at least; "
+        "above it the job stops. 0 tolerates none.",
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the adapter, the order and the dropout.")
     adapter: AdapterRecipe = AdapterRecipe()

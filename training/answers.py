@@ -45,9 +45,9 @@ class Samples:
 
     def answers(self, version: Version, prompts: list[Prompt]) -> list[Sample]:
         """One answer of a version to each prompt; what is already kept is not asked again."""
-        home, attempt = self._attempt.settings.home, self._attempt
+        attempt = self._attempt
         own = SampleStore(attempt.folder / "samples", self._settings)
-        shared = SampleStore(home / "samples", self._settings)
+        shared = SampleStore(shared_folder(attempt), self._settings)
         gateway, n = attempt.gateway, self._n_own
         return [
             *own.collect(gateway, version, prompts[:n], attempt.check_stop),
@@ -72,6 +72,12 @@ class Samples:
         while self._ahead is not None and self._ahead.is_alive():
             self._attempt.check_stop()
             self._ahead.join(0.5)
+
+
+def shared_folder(attempt: Attempt) -> Path:
+    """Where answers to the built-in prompts are kept: v0000-base is another model on each base, and so on each line."""
+    settings = attempt.settings
+    return settings.home / "samples" / settings.line.name / attempt.job.base_digest[:12]
 
 
 class SampleStore:

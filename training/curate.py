@@ -9,20 +9,29 @@ from dataclasses import dataclass, field
 
 from feedback.holdout import is_held_out
 from feedback.pairs import Answer, Pair, PairSet
+from feedback.turns import first_user_text
 from training.algorithms import PairTraining
 from training.batches import Item
-from training.errors import TokenMismatch, TooFewPairs
+from training.errors import PromptRefused, TokenMismatch, TooFewPairs
 from training.tokens import ChatTokens, TokenIds
 
 LONGEST_PROMPT_TOKENS = 1024
 """Longer prompts are not asked again for the gate: prompt and answer must fit into the engine's context."""
 
+_NAMED = 20
+"""Events named one by one, in an error or a report."""
+
 
 @dataclass(frozen=True)
 class TokenPair:
-    """A pair as token ids; `weight` multiplies its loss, `label` is how likely the chosen answer is the better one."""
+    """A pair as token ids; `weight` multiplies its loss, `label` is how likely the chosen answer is the better one.
+
+    `question` is the conversation's first user message, case and spacing folded as for the held-out split: votes on
+    one question are not independent of each other.
+    """
 
     event_id: str
+    question: str
     prompt: TokenIds
     chosen: TokenIds
     rejected: TokenIds
@@ -37,14 +46,25 @@ class TokenPair:
 
 @dataclass(frozen=True)
 class Curated:
-    """Pairs to train on and pairs kept apart, in the order of their events; `skipped` counts the rest by reason."""
+    """Pairs to train on and pairs kept apart, in the order of their events; `skipped` counts the rest by reason.
+
+    `mismatched` are the events whose prompt tokens are not the engine's, `tolerated` how many of those may be left out.
+    """
 
     train: tuple[TokenPair, ...]
     held_out: tuple[TokenPair, ...]
     skipped: dict[str, int] = field(default_factory=dict)
+    mismatched: tuple[str, ...] = ()
+    tolerated: int = 0
 
     def report(self) -> dict[str, object]:
-        return {"trained_on": len(self.train), "held_out": len(self.held_out), "left_out": self.skipped}
+        """Plain JSON for the job's row."""
+        return {
+            "trained_on": len(self.train),
+            "held_out": len(self.held_out),
+            "left_out": self.skipped,
+            "mismatched": {"events": list(self.mismatched[:_NAMED]), "tolerated": self.tolerated},
+        }
 
 
 class _Unusable(Exception):
@@ -60,20 +80,27 @@ def curate(found: PairSet, tokens: ChatTokens, recipe: PairTraining) -> Curated:
     train: list[TokenPair] = []
     held_out: list[TokenPair] = []
     skipped = Counter(dict(found.skipped))
-    mismatches: list[TokenMismatch] = []
+    mismatches: dict[str, TokenMismatch] = {}
+    tolerated = tolerated_mismatches(recipe.max_mismatched_share, len(found.pairs))
     for pair in found.pairs:
         try:
             made = _tokenise(pair, tokens, recipe)
         except TokenMismatch as error:
-            mismatches.append(error)
+            mismatches[pair.event_id] = error
             skipped["prompt tokens differ from the engine's"] += 1
+        except PromptRefused:
+            skipped["the chat template cannot take the messages"] += 1
         except _Unusable as reason:
             skipped[str(reason)] += 1
         else:
             (held_out if is_held_out(pair.messages) else train).append(made)
-    if len(mismatches) > recipe.max_mismatched_share * len(found.pairs):
-        raise TokenMismatch(f"{len(mismatches)} of {len(found.pairs)} pairs do not match the engine; {mismatches[0]}")
-    curated = Curated(tuple(train), tuple(held_out), dict(skipped))
+    if len(mismatches) > tolerated:
+        raise TokenMismatch(
+            f"{len(mismatches)} of {len(found.pairs)} pairs do not match the engine, {tolerated} may be left out "
+            f"(max_mismatched_share = {recipe.max_mismatched_share:g}): {_named(list(mismatches))}. "
+            f"The first: {next(iter(mismatches.values()))}"
+        )
+    curated = Curated(tuple(train), tuple(held_out), dict(skipped), tuple(mismatches), tolerated)
     if len(train) < recipe.min_pairs:
         raise TooFewPairs(
             f"{len(train)} pairs are left to train on, the recipe needs {recipe.min_pairs} "
@@ -82,11 +109,25 @@ def curate(found: PairSet, tokens: ChatTokens, recipe: PairTraining) -> Curated:
     return curated
 
 
+def tolerated_mismatches(share: float, n_pairs: int) -> int:
+    """How many of `n_pairs` may differ from the engine: the share of them, but one at least unless the share is 0.
+
+    One odd conversation among a few votes must not stop every job from then on.
+    """
+    return max(1, int(share * n_pairs)) if share else 0
+
+
+def _named(event_ids: Sequence[str]) -> str:
+    rest = len(event_ids) - _NAMED
+    return "events " + ", ".join(event_ids[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def _tokenise(pair: Pair, tokens: ChatTokens, recipe: PairTraining) -> TokenPair:
     if pair.prompt_token_ids is not None:
         tokens.check_prompt(pair.messages, pair.prompt_token_ids, where=f"event {pair.event_id}")
     made = TokenPair(
         event_id=pair.event_id,
+        question=" ".join(first_user_text(pair.messages).split()).casefold(),
         prompt=pair.prompt_token_ids or tokens.prompt(pair.messages),
         chosen=_answer(pair.chosen, tokens),
         rejected=_answer(pair.rejected, tokens),
@@ -108,10 +149,19 @@ def _answer(answer: Answer, tokens: ChatTokens) -> TokenIds:
     return answer.token_ids
 
 
-def held_out_prompts(pairs: Sequence[Pair]) -> list[tuple[dict[str, object], ...]]:
-    """The distinct held-out prompts that people voted on, newest first, but for very long ones."""
+def held_out_prompts(pairs: Sequence[Pair], tokens: ChatTokens) -> list[tuple[dict[str, object], ...]]:
+    """The distinct held-out prompts that people voted on, newest first, but for those that cannot be scored again."""
     seen: dict[str, tuple[dict[str, object], ...]] = {}
     for pair in reversed(pairs):
-        if is_held_out(pair.messages) and len(pair.prompt_token_ids or ()) <= LONGEST_PROMPT_TOKENS:
+        if is_held_out(pair.messages) and _can_be_asked(pair, tokens):
             seen.setdefault(repr(pair.messages), tuple(pair.messages))
     return list(seen.values())
+
+
+def _can_be_asked(pair: Pair, tokens: ChatTokens) -> bool:
+    """Whether the prompt fits, and is read by the engine as training reads it."""
+    try:
+        prompt = tokens.prompt(pair.messages)
+    except PromptRefused:
+        return False
+    return len(prompt) <= LONGEST_PROMPT_TOKENS and prompt == (pair.prompt_token_ids or prompt)

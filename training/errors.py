@@ -25,6 +25,10 @@ class TokenMismatch(TrainingError):
     """The tokens training makes of a prompt are not those the engine answered."""
 
 
+class PromptRefused(TrainingError):
+    """The chat template cannot make a prompt of these messages."""
+
+
 class TooFewPairs(TrainingError):
     """Too few pairs are left to train on once the held-out and unusable ones are taken away."""
 
@@ -57,6 +61,15 @@ class GatewayUnavailable(GatewayError):
 
 class GatewayRefused(GatewayError):
     """The gateway answered, and said no."""
+
+
+class NotThere(GatewayRefused):
+    """The gateway has nothing of that name; for a version: the engine does not have it now.
+
+    Another attempt looks again for what is live, and may be spared the version that went away.
+    """
+
+    retry: ClassVar[bool] = True
 
 
 class Stopped(TrainingError):

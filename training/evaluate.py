@@ -1,5 +1,6 @@
 """Measures answers and votes under the base: what the gate judges by."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,8 +63,8 @@ def measure(judge: Judge, policy: str | None, prompts: Sequence[Prompt], samples
 
 
 def compare_on_votes(judge: Judge, draft: str, live: str | None, held_out: Sequence[TokenPair]) -> Votes:
-    """On how many held-out pairs the draft puts the chosen answer further above the rejected one than live does."""
-    wins = 0
+    """On which held-out pairs the draft puts the chosen answer further above the rejected one than live does."""
+    sides = [0] * len(held_out)
     for group in pack([pair.item.n_tokens for pair in held_out], _PASS_TOKENS, max(1, len(held_out))):
         judge.stopping()
         batch = make_pass([held_out[i].item for i in group])
@@ -72,8 +73,23 @@ def compare_on_votes(judge: Judge, draft: str, live: str | None, held_out: Seque
             with torch.no_grad(), judge.model.policy(policy):
                 sums_N = batch.sum_answers(judge.model.logprobs(batch).cpu())
             margins.append(sums_N[0::2] - sums_N[1::2])
-        wins += int((margins[0] > margins[1]).sum())
-    return Votes(len(held_out), wins)
+        for i, side in zip(group, torch.sign(margins[0] - margins[1]).int().tolist(), strict=True):
+            sides[i] = side
+    return count_votes([pair.question for pair in held_out], sides)
+
+
+def count_votes(questions: Sequence[str], sides: Sequence[int]) -> Votes:
+    """Votes from one side (1 won, −1 lost, 0 neither) for each pair; a prompt counts by the sum of its sides.
+
+    A prompt whose sides add up to 0 is left out: it decides nothing.
+    """
+    sums: Counter[str] = Counter()
+    for question, side in zip(questions, sides, strict=True):
+        sums[question] += side
+    decided = [total for total in sums.values() if total]
+    return Votes(
+        n=len(decided), wins=sum(total > 0 for total in decided), pairs=len(sides), pair_wins=list(sides).count(1)
+    )
 
 
 def repeated_share(token_ids: Sequence[int]) -> float:

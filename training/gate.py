@@ -4,6 +4,7 @@ Harm checks compare samples of the draft with those of the live policy, and with
 drift step by step; every one must pass. The held-out votes may stay inconclusive: few votes cannot prove a win.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -42,10 +43,16 @@ class Measures:
 
 @dataclass(frozen=True)
 class Votes:
-    """Held-out pairs: of `n`, those on which the draft prefers the chosen answer more than the live policy does."""
+    """Held-out votes: on how many prompts, and pairs, the draft agrees with them more than the live policy does.
+
+    `n` prompts have more pairs won than lost or the other way round, `wins` of them more won; `pair_wins` of all
+    `pairs` are won. Several votes on one prompt are no independent trials, so only prompts are tested.
+    """
 
     n: int
     wins: int
+    pairs: int
+    pair_wins: int
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,9 @@ class Report:
     n_prompts: int
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Exactly what reading it back from JSON gives: lists for tuples, plain strings for verdicts."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return found
 
     @property
     def undecided_harm(self) -> bool:
@@ -85,49 +94,100 @@ class Report:
 def judge(draft: Measures, live: Measures, base: Measures, votes: Votes, bounds: GateSection) -> Report:
     """Ask every question and add the answers up."""
     checks = (
-        _bounded(
-            "naturalness",
-            "the base's loss on the draft's answers, above that on the live policy's (nats a token)",
-            _loss_change(draft, live),
-            least=-bounds.loss_fall_live,
-            most=bounds.loss_rise_live,
-        ),
-        _bounded(
-            "naturalness_base",
-            "the base's loss on the draft's answers, above that on its own (nats a token)",
-            _loss_change(draft, base),
-            least=-bounds.loss_fall_base,
-            most=bounds.loss_rise_base,
-        ),
+        *_compare(draft, live, against_live(bounds)),
+        *_compare(draft, base, against_base(bounds)),
         _bounded("kl", "distance from the base (KL, nats a token)", _kl(draft), most=bounds.kl),
-        _bounded(
-            "repeats",
-            "more repeated 4-grams than the live policy (share)",
-            bootstrap([draft.repeats, live.repeats], _mean_difference),
-            most=bounds.repeats_rise,
-        ),
-        _empty(draft, live, bounds.empty_rise),
-        _bounded(
-            "cut",
-            "more cut-off answers than the live policy (share)",
-            bootstrap([draft.cut, live.cut], _mean_difference),
-            most=bounds.cut_rise,
-        ),
-        _bounded(
-            "length",
-            "mean answer length, as a ratio to the live policy's",
-            bootstrap([draft.tokens, live.tokens], _ratio_of_means),
-            least=bounds.length_low,
-            most=bounds.length_high,
-        ),
         judge_votes(votes),
     )
     verdict = _overall(checks)
     return Report(verdict, _summary(verdict, checks), checks, len(draft.tokens))
 
 
+@dataclass(frozen=True)
+class _Bounds:
+    """How far a draft may be from another policy; `suffix` ends the names of the checks, `other` names the policy."""
+
+    suffix: str
+    other: str
+    loss_fall: float
+    loss_rise: float
+    repeats_rise: float
+    empty_rise: float
+    cut_rise: float
+    length_low: float
+    length_high: float
+
+
+def against_live(bounds: GateSection) -> _Bounds:
+    return _Bounds(
+        "",
+        "the live policy",
+        loss_fall=bounds.loss_fall_live,
+        loss_rise=bounds.loss_rise_live,
+        repeats_rise=bounds.repeats_rise,
+        empty_rise=bounds.empty_rise,
+        cut_rise=bounds.cut_rise,
+        length_low=bounds.length_low,
+        length_high=bounds.length_high,
+    )
+
+
+def against_base(bounds: GateSection) -> _Bounds:
+    """What stops rounds that each keep within bounds of the one before."""
+    return _Bounds(
+        "_base",
+        "the base",
+        loss_fall=bounds.loss_fall_base,
+        loss_rise=bounds.loss_rise_base,
+        repeats_rise=bounds.repeats_rise_base,
+        empty_rise=bounds.empty_rise_base,
+        cut_rise=bounds.cut_rise_base,
+        length_low=bounds.length_low_base,
+        length_high=bounds.length_high_base,
+    )
+
+
+def _compare(draft: Measures, other: Measures, bounds: _Bounds) -> tuple[Check, ...]:
+    """The harm checks of a draft against one other policy's answers to the same prompts."""
+    name, named = bounds.suffix, bounds.other
+    return (
+        _bounded(
+            f"naturalness{name}",
+            f"the base's loss on the draft's answers, above that on {named}'s (nats a token)",
+            _loss_change(draft, other),
+            least=-bounds.loss_fall,
+            most=bounds.loss_rise,
+        ),
+        _bounded(
+            f"repeats{name}",
+            f"more repeated 4-grams than {named} (share)",
+            bootstrap([draft.repeats, other.repeats], _mean_difference),
+            most=bounds.repeats_rise,
+        ),
+        _bounded(
+            f"empty{name}",
+            f"more empty answers than {named} (share)",
+            _empty_change(draft, other),
+            most=bounds.empty_rise,
+        ),
+        _bounded(
+            f"cut{name}",
+            f"more cut-off answers than {named} (share)",
+            bootstrap([draft.cut, other.cut], _mean_difference),
+            most=bounds.cut_rise,
+        ),
+        _bounded(
+            f"length{name}",
+            f"mean answer length, as a ratio to {named}'s",
+            bootstrap([draft.tokens, other.tokens], _ratio_of_means),
+            least=bounds.length_low,
+            most=bounds.length_high,
+        ),
+    )
+
+
 def judge_votes(votes: Votes) -> Check:
-    """Does the draft agree with held-out votes more often than the live policy? An exact sign test, both ways."""
+    """Does the draft agree with held-out votes on more prompts than the live policy? An exact sign test, both ways."""
     share = clopper_pearson(votes.wins, votes.n, confidence=1 - 2 * ALPHA)
     better, worse = sign_test(votes.wins, votes.n), sign_test(votes.n - votes.wins, votes.n)
     if votes.n and better <= ALPHA:
@@ -136,8 +196,11 @@ def judge_votes(votes: Votes) -> Check:
         verdict, said = Verdict.failed, f"worse than the live policy (p = {worse:.3f})"
     else:
         verdict, said = Verdict.inconclusive, "too few votes to tell"
-    words = f"agrees more with {votes.wins} of {votes.n} held-out votes: {said}"
-    title = "held-out votes that the draft agrees with more than the live policy (share)"
+    words = (
+        f"agrees more with the votes on {votes.wins} of {votes.n} held-out prompts "
+        f"({votes.pair_wins} of {votes.pairs} pairs): {said}"
+    )
+    title = "held-out prompts on which the draft agrees with the votes more than the live policy (share)"
     return Check("votes", title, share.value, share.low, share.high, 0.5, None, verdict, words)
 
 
@@ -146,12 +209,11 @@ def _loss_change(draft: Measures, other: Measures) -> Interval:
     return bootstrap([draft.nats, draft.tokens, other.nats, other.tokens], _difference_per_token)
 
 
-def _empty(draft: Measures, live: Measures, rise: float) -> Check:
-    count, n = int(sum(draft.empty)), len(draft.empty)
-    own = clopper_pearson(count, n, confidence=1 - 2 * ALPHA)
-    former = float(np.mean(live.empty))
-    change = Interval(own.value - former, own.low - former, own.high - former)
-    return _bounded("empty", "more empty answers than the live policy (share)", change, most=rise)
+def _empty_change(draft: Measures, other: Measures) -> Interval:
+    """The draft's share of empty answers with its exact interval, less the other's share."""
+    own = clopper_pearson(int(sum(draft.empty)), len(draft.empty), confidence=1 - 2 * ALPHA)
+    former = float(np.mean(other.empty))
+    return Interval(own.value - former, own.low - former, own.high - former)
 
 
 def _kl(draft: Measures) -> Interval:

@@ -16,13 +16,16 @@ import aiohttp
 from feedback.ids import LineName, Version
 from feedback.policies import public_id
 from feedback.turns import Message
-from training.errors import GatewayRefused, GatewayUnavailable, TrainingError
+from training.errors import GatewayRefused, GatewayUnavailable, NotThere, TrainingError
 
 log = logging.getLogger("training.gateway")
 T = TypeVar("T")
 
 _LOOK_S = 0.3
+_LOAD_LOOK_S = 0.5
 _BUSY = {429, 502, 503, 504}
+_TRIES = 4
+"""How often a call is sent that ends with 500, and a version asked that was there and is not: each may pass by."""
 
 
 @dataclass(frozen=True)
@@ -77,20 +80,7 @@ class Gateway:
 
     def wait_until_loaded(self, version: Version, *, within_s: float) -> None:
         """Return once the engine has the version. GatewayRefused with the reason when it was refused."""
-        deadline = time.monotonic() + within_s
-        while True:
-            self._patience.check()
-            load = self.get(f"/operator/policies/{version}").get("load") or {}
-            state = load.get("state")
-            if state == "loaded":
-                return
-            if state == "refused":
-                raise GatewayRefused(f"the gateway refused {version}: {load.get('error')}")
-            if time.monotonic() > deadline:
-                raise GatewayUnavailable(
-                    f"{version} was not loaded within {within_s:g} s (its state: {state or 'unseen'})"
-                )
-            time.sleep(0.5)
+        self._run(self._wait_alone(version, within_s))
 
     def promote(self, version: Version, reason: str) -> dict[str, Any]:
         """Make a candidate live; the gateway checks it on the engine first."""
@@ -122,6 +112,26 @@ class Gateway:
         async with self._session() as session:
             return await self._call(session, method, path, body)
 
+    async def _wait_alone(self, version: Version, within_s: float) -> None:
+        async with self._session() as session:
+            await self._loaded(session, version, within_s)
+
+    async def _loaded(self, session: aiohttp.ClientSession, version: Version, within_s: float) -> None:
+        deadline = time.monotonic() + within_s
+        while True:
+            policy = await self._call(session, "GET", f"/operator/policies/{version}", None)
+            load = policy.get("load") or {}
+            state = load.get("state")
+            if state == "loaded":
+                return
+            if state == "refused":
+                raise GatewayRefused(f"the gateway refused {version}: {load.get('error')}")
+            if time.monotonic() > deadline:
+                raise GatewayUnavailable(
+                    f"{version} was not loaded within {within_s:g} s (its state: {state or 'unseen'})"
+                )
+            await asyncio.sleep(_LOAD_LOOK_S)
+
     async def _sample(
         self, asks: Sequence[Ask], settings: SamplingSettings, on_answer: Callable[[int, Sample], None]
     ) -> None:
@@ -130,7 +140,7 @@ class Gateway:
         async def work() -> None:
             while waiting:
                 place, ask = waiting.pop()
-                on_answer(place, await self._answer(session, ask, settings))
+                on_answer(place, await self._answer_when_loaded(session, ask, settings))
 
         async with self._session() as session:
             try:
@@ -139,6 +149,17 @@ class Gateway:
                         workers.create_task(work())
             except* TrainingError as failed:  # the first reason is the one to tell; the others follow from it
                 raise _first(failed) from None
+
+    async def _answer_when_loaded(self, session: aiohttp.ClientSession, ask: Ask, settings: SamplingSettings) -> Sample:
+        """An engine that starts anew gets its adapters back one by one: until then the others are not there."""
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._answer(session, ask, settings)
+            except NotThere as error:
+                log.info("waiting for %s: %s", ask.version, error)
+                await asyncio.sleep(self._patience.pause_s)
+                await self._loaded(session, ask.version, self._patience.total_s)
+        return await self._answer(session, ask, settings)
 
     async def _answer(self, session: aiohttp.ClientSession, ask: Ask, settings: SamplingSettings) -> Sample:
         body = {
@@ -159,8 +180,9 @@ class Gateway:
     async def _call(
         self, session: aiohttp.ClientSession, method: str, path: str, body: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        """The JSON of one call; waits and tries again while the gateway is away or busy."""
+        """The JSON of one call, tried again while the gateway is away or busy, and a few times when it fails."""
         deadline = time.monotonic() + self._patience.total_s
+        failures = 0
         while True:
             try:
                 async with session.request(method, self._url + path, json=body) as response:
@@ -168,7 +190,12 @@ class Gateway:
                         found: dict[str, Any] = await response.json()
                         return found
                     trouble = f"{response.status}: {_message(await response.text())}"
-                    if response.status not in _BUSY:
+                    if response.status == 404:
+                        raise NotThere(f"{method} {path} was refused with {trouble}")
+                    failures += response.status == 500
+                    if failures >= _TRIES:
+                        raise GatewayUnavailable(f"{method} {path} failed {failures} times, at last with {trouble}")
+                    if response.status not in _BUSY | {500}:
                         raise GatewayRefused(f"{method} {path} was refused with {trouble}")
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 trouble = f"{type(error).__name__}: {error}"

@@ -30,6 +30,9 @@ from training.tokens import ChatTokens
 DRAFT, LIVE = "draft", "live"
 """Names of the published adapters in the judge's model."""
 
+RUNS = "runs"
+"""Folder in the job's own, with the checkpoints of each training run by its version counter."""
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -56,7 +59,7 @@ def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
     curated = curate(found, tokens, recipe)
     attempt.report["pairs"] = curated.report()
     attempt.stage("loading the model", 0.03)
-    bench = Bench(place_model(), tokens, curated, Samples(attempt, held_out_prompts(found.pairs)))
+    bench = Bench(place_model(), tokens, curated, Samples(attempt, held_out_prompts(found.pairs, tokens)))
 
     bench.samples.fetch_ahead()
     published = train_once(attempt, bench, recipe)
@@ -65,7 +68,7 @@ def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
         policy = evaluate_once(attempt, bench, published)
     promote_once(attempt, policy)
     patiently(lambda: attempt.jobs.finish(attempt.claim, version=published.version))
-    shutil.rmtree(attempt.folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(attempt.folder / RUNS, ignore_errors=True)
 
 
 def read_pairs(attempt: Attempt) -> PairSet:
@@ -78,7 +81,10 @@ def read_pairs(attempt: Attempt) -> PairSet:
 
 
 def train_once(attempt: Attempt, bench: Bench, recipe: Recipe) -> Published:
-    """Train and publish, unless an earlier attempt has."""
+    """Train and publish, unless an earlier attempt has.
+
+    A failed job that was started again has a new counter, and with it an empty folder: its curves begin anew too.
+    """
     counter = patiently(lambda: attempt.registry.reserve(attempt.claim))
     adapters = attempt.settings.adapters
     if (published := find_published(adapters, attempt.job.id, counter)) is not None:
@@ -92,7 +98,8 @@ def train_once(attempt: Attempt, bench: Bench, recipe: Recipe) -> Published:
         stopping=attempt.stop.is_set,
     )
     every_s = attempt.settings.training.checkpoint_s
-    train_preference(bench.model, bench.curated.train, recipe, attempt.folder, watch, every_s=every_s)
+    folder = attempt.folder / RUNS / f"v{counter:04d}"
+    train_preference(bench.model, bench.curated.train, recipe, folder, watch, every_s=every_s)
     curve.flush()
     attempt.report["training"] = {**curve.last, "seconds": round(time.monotonic() - began, 1)}
     attempt.stage("publishing", 0.61)

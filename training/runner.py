@@ -72,7 +72,8 @@ class Runner:
             return "lease lost"
         if code == 0:
             return "done"
-        if code == EXIT_STOPPED:
+        if code == EXIT_STOPPED or (self._stop.is_set() and code != EXIT_REFUSED):
+            # Asked to stop, it may end by the signal itself: before it listens, or when its patience is over.
             self._patiently(lambda: self._jobs.release(claim))
             return "stopped"
         last = claim.attempt >= self._settings.training.max_attempts

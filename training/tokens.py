@@ -3,15 +3,18 @@
 Works on any tokenizer of transformers; loads none itself.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from feedback.turns import Message
-from training.errors import ModelRefused, TokenMismatch
+from training.errors import ModelRefused, PromptRefused, TokenMismatch
 
 TokenIds = tuple[int, ...]
 
 _PROBE = "Burnish"
+_BILLING_HEADER = "x-anthropic-billing-header"
+"""vLLM drops a line of a system message that starts so: it changes with every request."""
 
 
 class Tokenizer(Protocol):
@@ -30,10 +33,15 @@ class ChatTokens:
         self.end_id = self._find_end_id()
 
     def prompt(self, messages: Sequence[Mapping[str, Any]]) -> TokenIds:
-        """The ids the engine reads before it answers `messages`."""
-        text = self._tokenizer.apply_chat_template(
-            [_flat(message) for message in messages], add_generation_prompt=True, tokenize=False
-        )
+        """The ids the engine reads before it answers `messages`. PromptRefused when the template cannot take them."""
+        flat = [_flat(message) for message in messages]
+        try:
+            text = self._tokenizer.apply_chat_template(flat, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # a template is the model's own program: it may raise anything
+            roles = ", ".join(str(message.get("role")) for message in messages)
+            raise PromptRefused(
+                f"the chat template cannot take these messages ({roles}): {type(error).__name__}: {error}"
+            ) from error
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def answer(self, text: str) -> TokenIds:
@@ -79,9 +87,34 @@ class ChatTokens:
 
 
 def _flat(message: Mapping[str, Any]) -> Message:
-    """A message with its content as one string, its text parts joined as vLLM joins them."""
+    """A message as vLLM hands it to the template: content as one string, "" for none; tool arguments as objects."""
     content = message.get("content")
-    if isinstance(content, list):
-        parts = (part.get("text", "") for part in content if isinstance(part, Mapping))
-        return {**message, "content": "\n".join(parts)}
-    return dict(message)
+    parts = content if isinstance(content, list) else [{"text": content or ""}]
+    texts = [str(part.get("text", "")) for part in parts if isinstance(part, Mapping)]
+    if message.get("role") == "system":
+        texts = [text for each in texts for text in _without_billing_header(each)]
+    flat = {**message, "content": "\n".join(texts)}
+    calls = flat.pop("tool_calls", None)
+    return {**flat, "tool_calls": [_flat_call(call) for call in calls]} if calls else flat
+
+
+def _without_billing_header(text: str) -> list[str]:
+    """A system text without its first line where that is the header; nothing when only the header stood there."""
+    if not text.startswith(_BILLING_HEADER):
+        return [text]
+    rest = text.partition("\n")[2]
+    return [rest] if rest else []
+
+
+def _flat_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool call with its arguments, JSON text in OpenAI's format, as an object; {} for what is none."""
+    function = call.get("function")
+    if not isinstance(function, Mapping):
+        return dict(call)
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError:
+            arguments = None
+    return {**call, "function": {**function, "arguments": arguments if isinstance(arguments, dict) else {}}}

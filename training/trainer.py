@@ -1,7 +1,7 @@
 """Runs one attempt at one job, in a process of its own: `python -m training.trainer JOB_ID TOKEN ATTEMPT PARENT_PID`.
 
 The composition root of a job: builds its clients, takes its core, runs `job.run`, and ends with an exit code that
-`runner` reads.
+`runner` reads. Imports nothing heavy before it listens to signals.
 """
 
 import ctypes
@@ -23,9 +23,6 @@ from training.errors import Stopped, TrainingError
 from training.exits import EXIT_LEASE_LOST, EXIT_REFUSED, EXIT_STOPPED
 from training.files import write_json
 from training.gateway import Gateway, Patience
-from training.job import run
-from training.model import SharedBase
-from training.place import place
 from training.settings import load_settings
 
 log = logging.getLogger("training.trainer")
@@ -40,6 +37,12 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     folder = settings.job_folder(job_id)
     try:
+        # torch and transformers take seconds to import: who asks to stop meanwhile must be heard.
+        from training.job import run
+        from training.model import SharedBase
+        from training.place import place
+
+        check(stop)
         client = connect(settings.redis_url)
         jobs = JobStore(client, settings.line.name)
         job = patiently(lambda: jobs.get(JobId(job_id)))

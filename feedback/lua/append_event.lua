@@ -5,12 +5,13 @@
 --      8 at, 9 said by a human (0|1), 10 append to the log (0 when the view is rebuilt from it), 11 ordinal then
 local appending = ARGV[10] == '1'
 if appending then
+  -- First of all: this very call, sent again because its reply was lost, is not a second use of the idempotency key.
+  local again = redis.call('HGET', KEYS[3], 'ordinal')
+  if again then return {'created', again} end
   if KEYS[4] ~= '' then
     local known = redis.call('GET', KEYS[4])
     if known then return {'known', known} end
   end
-  local again = redis.call('HGET', KEYS[3], 'ordinal')
-  if again then return {'created', again} end
   for i = 10, #KEYS, 2 do
     if redis.call('EXISTS', KEYS[i]) == 0 then return {'unknown_turn', KEYS[i]} end
   end

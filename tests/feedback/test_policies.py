@@ -100,6 +100,21 @@ def test_a_model_id_names_a_policy(model: str, operator: bool, counter: int) -> 
     assert resolve(view, model, operator=operator).counter == counter
 
 
+@pytest.mark.parametrize("operator", [True, False])
+@pytest.mark.parametrize("model", ["burnish@v0001", "v0001"])
+def test_a_withdrawn_version_answers_nobody(model: str, operator: bool) -> None:
+    with pytest.raises(UnknownPolicy, match=repr(model)):
+        resolve(make_view(S.live, S.withdrawn), model, operator=operator)
+
+
+@pytest.mark.parametrize("state", [S.draft, S.rejected])
+def test_an_operator_can_pin_what_is_being_judged_and_nobody_else_can(state: PolicyState) -> None:
+    view = make_view(S.live, state)
+    assert resolve(view, "burnish@v0001", operator=True).state is state
+    with pytest.raises(UnknownPolicy):
+        resolve(view, "burnish@v0001")
+
+
 @pytest.mark.parametrize(
     "model",
     [

@@ -115,6 +115,16 @@ def test_a_policy_is_trained_judged_promoted_and_rolled_back_and_every_step_is_a
     ]
 
 
+def test_the_same_report_judges_a_draft_once_though_json_keeps_no_tuples(registry: Registry, jobs: JobStore) -> None:
+    claim = claimed(jobs)
+    version = draft(registry, claim).version
+    gate = {"verdict": PolicyState.rejected, "checks": ({"name": "length", "interval": (0.1, 0.2)},)}
+    judged = registry.judge(claim, version, PolicyState.rejected, gate=gate, metrics={})
+    assert registry.judge(claim, version, PolicyState.rejected, gate=gate, metrics={}) == judged
+    with pytest.raises(MoveRefused):
+        registry.judge(claim, version, PolicyState.candidate, gate={**gate, "checks": ()}, metrics={})
+
+
 def test_a_decision_on_an_old_epoch_is_refused(registry: Registry, jobs: JobStore) -> None:
     claim = claimed(jobs)
     version = draft(registry, claim).version
@@ -165,6 +175,27 @@ def test_the_same_work_is_the_same_job_and_a_failed_one_waits_again(
     assert jobs.get(first.job.id).state is JobState.queued
     with pytest.raises(UnknownJob):
         jobs.get(JobId("job-none"))
+
+
+def test_a_failed_job_that_is_started_again_forgets_its_version_its_report_and_its_curve(
+    registry: Registry, jobs: JobStore
+) -> None:
+    claim = claimed(jobs)
+    refused = draft(registry, claim)
+    jobs.add_point(claim, {"step": 1, "loss": 0.69})
+    jobs.report(claim, report={"pairs": {"trained_on": 2}})
+    registry.judge(claim, refused.version, PolicyState.rejected, gate={"verdict": "fail"}, metrics={})
+    jobs.fail(claim, "no luck", retry=False)
+    anew = jobs.create(make_request()).job
+    assert (anew.id, anew.attempt, anew.error, anew.version) == (claim.job_id, 0, None, None)
+    assert (anew.started_at, anew.finished_at, anew.report) == (None, None, {})
+    assert jobs.curve(anew.id) == []
+    again = jobs.claim(anew.id, worker="w2", lease_s=60)
+    assert again is not None
+    made = draft(registry, again)
+    assert made.version != refused.version
+    assert registry.policy(made.version).state is PolicyState.draft
+    assert registry.policy(refused.version).state is PolicyState.rejected
 
 
 def test_a_held_job_cannot_be_claimed_until_its_lease_runs_out_and_then_the_old_token_writes_nothing(

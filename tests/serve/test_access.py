@@ -15,6 +15,7 @@ from feedback.ids import KeyId, TenantId
 from serve.access import PUBLIC, KeyRing, hang_doors, need_of
 from serve.app import build_app, build_parts
 from serve.settings import ModelSection, Settings
+from tests.fake_engine import FakeEngine
 from tests.serve.conftest import ask
 from tests.services import Gateway, wait_until
 
@@ -157,6 +158,19 @@ def test_other_tenants_see_nothing_of_ones_turns(shared_api: httpx.Client, bare:
     assert bare.post("/v1/chat/completions", json=again).status_code == 404
     event = shared_api.post("/v1/feedback", json=vote).json()
     assert bare.post("/v1/feedback", json={"kind": "retract", "event_id": event["id"]}).status_code == 404
+
+
+def test_the_engine_keeps_what_tenants_have_asked_apart(
+    shared_api: httpx.Client, bare: httpx.Client, store: KeyStore, shared_fake: FakeEngine
+) -> None:
+    _, stranger = store.make("stranger", frozenset({Scope.chat}), TenantId("elsewhere"))
+    wait_until(lambda: knows(bare, stranger), within_s=2, what="the new key is known")
+    bare.headers["Authorization"] = f"Bearer {stranger}"
+    for client in (shared_api, shared_api, bare):
+        assert client.post("/v1/chat/completions", json=ask()).status_code == 200
+    mine, again, others = (body["cache_salt"] for body in shared_fake.bodies[-3:])
+    assert mine == again != others
+    assert others
 
 
 def knows(client: httpx.Client, secret: str) -> bool:

@@ -1,5 +1,6 @@
 """What bad input gets: OpenAI's error shape with the right status, and nothing recorded."""
 
+from functools import reduce
 from typing import Any
 
 import httpx
@@ -45,6 +46,11 @@ BAD_CHATS: dict[str, tuple[dict[str, Any], int, str]] = {
     "mm_processor_kwargs": (ask(mm_processor_kwargs={}), 400, "mm_processor_kwargs"),
     "an unknown field": (ask(frobnicate=1), 400, "frobnicate"),
     "too many stop strings": (ask(stop=["a"] * 17), 400, "stop"),
+    "a schema that is nested too deep": (
+        ask(response_format={"type": "json_schema", "json_schema": reduce(lambda inner, _: {"a": inner}, range(240))}),
+        400,
+        "response_format",
+    ),
     "metadata of numbers": (ask(metadata={"session": 3}), 400, "metadata.session"),
     "compare_with nothing": (ask(metadata={"compare_with": "chatcmpl-none"}), 404, "metadata.compare_with"),
 }

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feedback.ids import TurnId, UserId
-from serve.chat_request import Asked, Limits, as_second_answer, parse_request
+from feedback.ids import TenantId, TurnId, UserId
+from serve.chat_request import MAX_NESTING, Asked, Limits, as_second_answer, cache_salt, parse_request
 from serve.errors import BadRequest, NotFound
 from serve.fields import CHAT_FIELDS, COMPLETION_FIELDS, Treatment
 from tests.feedback.makers import make_turn
@@ -23,7 +23,7 @@ def chat(**fields: Any) -> Asked:
 
 
 def body_of(asked: Asked) -> dict[str, object]:
-    body: dict[str, object] = orjson.loads(asked.engine_body("engine-name"))
+    body: dict[str, object] = orjson.loads(asked.engine_body("engine-name", TenantId("home")))
     return body
 
 
@@ -38,6 +38,7 @@ def test_the_engine_gets_what_was_asked_and_always_token_ids() -> None:
         "n": 2,
         "stream": False,
         "return_token_ids": True,
+        "cache_salt": cache_salt(TenantId("home")),
     }
     assert asked.sampling == {"temperature": 0.5, "max_tokens": 9, "seed": 3}
     assert (asked.user, asked.session, asked.store, asked.compare_with) == ("ann", "s", True, None)
@@ -46,6 +47,37 @@ def test_the_engine_gets_what_was_asked_and_always_token_ids() -> None:
 def test_nothing_that_is_for_the_gateway_reaches_the_engine() -> None:
     private: dict[str, Any] = {"user": "ann", "store": False, "metadata": {"session": "s"}, "safety_identifier": "x"}
     assert not body_of(chat(**private)).keys() & private.keys()
+
+
+def test_each_tenant_has_a_cache_of_its_own() -> None:
+    assert cache_salt(TenantId("home")) != cache_salt(TenantId("elsewhere"))
+    assert cache_salt(TenantId("home")) == cache_salt(TenantId("home"))
+
+
+def nested(levels: int) -> Any:
+    """An object in an object in an object, …"""
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+def test_what_is_nested_too_deep_is_refused_by_its_field() -> None:
+    fits = {"type": "text", "x": nested(MAX_NESTING - 1)}
+    assert chat(response_format=fits).sampling["response_format"] == fits
+    calls = [{"role": "assistant", "tool_calls": [nested(MAX_NESTING)]}]
+    deep: tuple[tuple[str, Any], ...] = (
+        ("response_format", {"type": "text", "x": nested(MAX_NESTING)}),
+        ("tools", [nested(MAX_NESTING)]),
+        ("tool_choice", nested(200)),
+        ("messages", calls),
+        ("unknown", nested(200)),
+    )
+    for name, value in deep:
+        with pytest.raises(BadRequest) as refused:
+            chat(**{name: value})
+        assert refused.value.param == name
+        assert "nested" in refused.value.message
 
 
 def test_safety_identifier_is_the_person_where_user_is_not_given() -> None:

@@ -1,17 +1,18 @@
 """A stand-in for the gateway where no engine is needed: every version answers the same, promotions are real.
 
-Speaks the five calls that training makes, on a real registry.
+Speaks the five calls that training makes, on a real registry. The first request to each version is answered as by an
+engine that has just lost it: 404, and the version counts as not loaded the next time its state is asked for.
 """
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from feedback.connection import connect
-from feedback.errors import MoveRefused
+from feedback.errors import MoveRefused, UnknownPolicy
 from feedback.ids import LineName, Version
 from feedback.registry import Registry
 from tests.training.tiny import make_tokenizer
@@ -19,22 +20,64 @@ from tests.training.tiny import make_tokenizer
 ANSWERS = ("Yes, of course.", "That is a good question.", "I would say no.", "Water and bread.", "Ask again later.")
 
 
+class _Engine:
+    """Which versions have had their troubles, and which are lost until somebody has looked."""
+
+    def __init__(self, troubles: Sequence[int]) -> None:
+        self._troubles = troubles
+        self._left: dict[str, list[int]] = {}
+        self._lost: set[str] = set()
+        self._lock = threading.Lock()
+
+    def next_trouble(self, version: str) -> int | None:
+        """The status code that a request to this version ends with; None when it is answered."""
+        with self._lock:
+            waiting = self._left.setdefault(version, list(self._troubles))
+            status = waiting.pop(0) if waiting else None
+            if status == 404:
+                self._lost.add(version)
+            return status
+
+    def load_state(self, version: str) -> str | None:
+        """None once after the version was lost, then loaded again."""
+        with self._lock:
+            if version in self._lost:
+                self._lost.remove(version)
+                return None
+            return "loaded"
+
+
 @contextmanager
-def stand_in_gateway(redis_url: str, *, answers_as: str | None = None) -> Iterator[str]:
-    """Yields its URL. `answers_as` makes it claim that model for every answer."""
+def stand_in_gateway(
+    redis_url: str, *, answers_as: str | None = None, troubles: Sequence[int] = (404,)
+) -> Iterator[str]:
+    """Yields its URL. `answers_as` makes it claim that model for every answer.
+
+    `troubles` are the status codes that each version's first requests end with, in this order.
+    """
     registry = Registry(connect(redis_url), LineName("burnish"))
     tokenizer = make_tokenizer()
+    engine = _Engine(troubles)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             version = Version(self.path.rpartition("/")[2])
-            policy = registry.policy(version).model_dump(mode="json")
-            self._say(200, {**policy, "load": {"state": "loaded", "error": None}})
+            try:
+                policy = registry.policy(version).model_dump(mode="json")
+            except UnknownPolicy as error:
+                self._say(404, {"error": {"message": str(error)}})
+                return
+            state = engine.load_state(version)
+            self._say(200, {**policy, "load": {"state": state, "error": None} if state else None})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if self.path == "/v1/chat/completions":
-                self._say(200, self._answer(body))
+                status = engine.next_trouble(body["model"].rpartition("@")[2])
+                if status is None:
+                    self._say(200, self._answer(body))
+                else:
+                    self._say(status, {"error": {"message": f"{body['model']} is not loaded", "code": "trouble"}})
                 return
             version = Version(self.path.split("/")[3])
             try:

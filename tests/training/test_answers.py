@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from feedback.connection import connect
-from feedback.ids import BASE_VERSION, LineName
+from feedback.ids import BASE_VERSION, LineName, Version
 from feedback.registry import Registry
 from tests.training.stand_in_gateway import stand_in_gateway
 from training.answers import SampleStore
-from training.errors import GatewayRefused, GatewayUnavailable, Stopped
+from training.errors import GatewayRefused, GatewayUnavailable, NotThere, Stopped
 from training.gateway import Ask, Gateway, Patience, Sample, SamplingSettings
 
 LINE = LineName("burnish")
@@ -19,7 +19,7 @@ PROMPTS = [({"role": "user", "content": f"Question {n}"},) for n in range(10)]
 
 
 def make_gateway(url: str) -> Gateway:
-    return Gateway(url, "bk-test", LINE, Patience(total_s=0.2, pause_s=0.05))
+    return Gateway(url, "bk-test", LINE, Patience(total_s=30, pause_s=0.05))
 
 
 def test_every_prompt_is_answered_once_and_kept(redis_url: str, tmp_path: Path) -> None:
@@ -36,6 +36,7 @@ def test_every_prompt_is_answered_once_and_kept(redis_url: str, tmp_path: Path) 
 
 
 def test_a_line_that_a_kill_cut_short_is_asked_again(redis_url: str, tmp_path: Path) -> None:
+    Registry(connect(redis_url), LINE).ensure_base("ba5e")
     asked: list[int] = []
     with stand_in_gateway(redis_url) as url:
         store = SampleStore(tmp_path, SETTINGS)
@@ -49,6 +50,7 @@ def test_a_line_that_a_kill_cut_short_is_asked_again(redis_url: str, tmp_path: P
 
 
 def test_sampling_stops_when_it_is_asked_to_and_keeps_what_it_has(redis_url: str, tmp_path: Path) -> None:
+    Registry(connect(redis_url), LINE).ensure_base("ba5e")
     seen: list[int] = []
 
     def stop_at_third() -> None:
@@ -66,8 +68,9 @@ def test_sampling_stops_when_it_is_asked_to_and_keeps_what_it_has(redis_url: str
 
 
 def test_a_gateway_that_stays_away_is_named() -> None:
+    gateway = Gateway("http://127.0.0.1:1", "bk-test", LINE, Patience(total_s=0.2, pause_s=0.05))
     with pytest.raises(GatewayUnavailable, match=r"http://127\.0\.0\.1:1/operator/jobs failed for 0.2 s"):
-        make_gateway("http://127.0.0.1:1").get("/operator/jobs")
+        gateway.get("/operator/jobs")
 
 
 def test_waiting_for_a_gateway_ends_as_soon_as_it_is_asked_to() -> None:
@@ -84,6 +87,40 @@ def test_waiting_for_a_gateway_ends_as_soon_as_it_is_asked_to() -> None:
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("troubles", [(404,), (404, 404), (500, 503, 404, 502, 500)])
+def test_an_engine_that_loses_a_version_and_gets_it_back_is_waited_for(
+    redis_url: str, tmp_path: Path, troubles: tuple[int, ...]
+) -> None:
+    Registry(connect(redis_url), LINE).ensure_base("ba5e")
+    with stand_in_gateway(redis_url, troubles=troubles) as url:
+        found = SampleStore(tmp_path, SETTINGS).collect(make_gateway(url), BASE_VERSION, PROMPTS, lambda: None)
+    assert all(sample.text for sample in found)
+
+
+def ask_once(url: str) -> None:
+    make_gateway(url).sample([Ask(BASE_VERSION, PROMPTS[0], seed=1)], SETTINGS, lambda place, sample: None)
+
+
+def test_a_version_that_is_said_to_be_loaded_and_never_found_is_given_up(redis_url: str) -> None:
+    Registry(connect(redis_url), LINE).ensure_base("ba5e")
+    with stand_in_gateway(redis_url, troubles=(404,) * 9) as url, pytest.raises(GatewayRefused, match="404"):
+        ask_once(url)
+
+
+def test_a_version_that_nobody_knows_any_more_is_not_waited_for(redis_url: str) -> None:
+    Registry(connect(redis_url), LINE).ensure_base("ba5e")
+    with stand_in_gateway(redis_url) as url, pytest.raises(NotThere, match="GET /operator/policies/v0009-gone"):
+        make_gateway(url).wait_until_loaded(Version("v0009-gone"), within_s=30)
+
+
+def test_a_gateway_that_keeps_failing_is_given_up_for_this_attempt(redis_url: str) -> None:
+    with (
+        stand_in_gateway(redis_url, troubles=(500,) * 9) as url,
+        pytest.raises(GatewayUnavailable, match="failed 4 times, at last with 500"),
+    ):
+        ask_once(url)
+
+
 def test_a_refusal_carries_the_gateways_own_words(redis_url: str) -> None:
     Registry(connect(redis_url), LINE).ensure_base("ba5e")
     with stand_in_gateway(redis_url) as url, pytest.raises(GatewayRefused, match="409: v0000-base is live"):
@@ -91,6 +128,7 @@ def test_a_refusal_carries_the_gateways_own_words(redis_url: str) -> None:
 
 
 def test_the_answer_of_another_version_is_refused(redis_url: str) -> None:
+    Registry(connect(redis_url), LINE).ensure_base("ba5e")
     taken: list[Sample] = []
     with stand_in_gateway(redis_url, answers_as="burnish@v0009-abc") as url:
         gateway = make_gateway(url)

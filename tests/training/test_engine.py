@@ -114,6 +114,7 @@ def train_and_enter(gateway: Gateway, tokens: ChatTokens, folder: Path) -> Publi
     pairs = [
         TokenPair(
             event_id=question,
+            question=question,
             prompt=tokens.prompt([{"role": "user", "content": question}]),
             chosen=tokens.answer("That is easy to say."),
             rejected=tokens.answer("There are many things that could be said about this."),

@@ -1,5 +1,6 @@
 """Measuring answers and votes under the base, against sums worked out one by one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 
 from tests.training.tiny import make_pairs, make_recipe
 from training.batches import Item, make_pass
-from training.evaluate import Judge, compare_on_votes, measure, summarise
+from training.evaluate import Judge, compare_on_votes, count_votes, measure, summarise
+from training.gate import Votes
 from training.gateway import Sample
 from training.model import FP32, SharedBase
 from training.tokens import ChatTokens
@@ -67,7 +69,32 @@ def test_votes_count_where_the_draft_puts_the_chosen_answer_further_ahead(scorer
             margins.append(chosen - rejected)
         wins += margins[0] > margins[1]
     votes = compare_on_votes(scorer, "draft", None, pairs)
-    assert (votes.n, votes.wins) == (5, wins)
+    assert votes == Votes(n=5, wins=wins, pairs=5, pair_wins=wins)
+
+
+def test_votes_on_one_question_count_once(scorer: Judge) -> None:
+    pairs = [replace(pair, question="the same") for pair in make_pairs(scorer.tokens, 5)]
+    votes = compare_on_votes(scorer, "draft", None, pairs)
+    assert (votes.n, votes.pairs) == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("sides", "votes"),
+    [
+        ({"a": [1, 1, 1, 1, 1]}, Votes(n=1, wins=1, pairs=5, pair_wins=5)),
+        ({"a": [1, -1, -1], "b": [1], "c": [-1]}, Votes(n=3, wins=1, pairs=5, pair_wins=2)),
+        ({"a": [1, -1], "b": [0], "c": [0, 1]}, Votes(n=1, wins=1, pairs=5, pair_wins=2)),
+        ({}, Votes(n=0, wins=0, pairs=0, pair_wins=0)),
+    ],
+)
+def test_a_prompt_counts_by_the_side_that_most_of_its_votes_are_on(sides: dict[str, list[int]], votes: Votes) -> None:
+    rows = [(question, side) for question, found in sides.items() for side in found]
+    assert count_votes([question for question, _ in rows], [side for _, side in rows]) == votes
+
+
+def test_a_draft_that_equals_the_live_policy_neither_wins_nor_loses(scorer: Judge) -> None:
+    votes = compare_on_votes(scorer, "draft", "draft", make_pairs(scorer.tokens, 5))
+    assert votes == Votes(n=0, wins=0, pairs=5, pair_wins=0)
 
 
 def test_no_held_out_pairs_are_no_votes(scorer: Judge) -> None:

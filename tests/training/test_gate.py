@@ -1,19 +1,25 @@
 """The gate on tables: what must be refused is, what is good passes, few votes stay inconclusive."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from feedback.connection import connect
+from feedback.ids import LineName
+from feedback.jobs import JobRequest, JobStore
+from feedback.policies import Policy, PolicyState, version_name
+from feedback.registry import Registry
 from training.evaluate import repeated_share
-from training.gate import Measures, Report, Verdict, Votes, judge, judge_votes
+from training.gate import Measures, Report, Verdict, Votes, against_base, against_live, judge, judge_votes
 from training.settings import GateSection
 
 BOUNDS = GateSection()
-FEW_VOTES = Votes(12, 8)
-MANY_VOTES = Votes(20, 16)
+FEW_VOTES = Votes(12, 8, pairs=19, pair_wins=11)
+MANY_VOTES = Votes(20, 16, pairs=20, pair_wins=16)
 N = 96
 
 
@@ -44,6 +50,11 @@ def ask(draft: Measures, *, live: Measures = BASE, base: Measures = BASE, votes:
 
 def failed(report: Report) -> set[str]:
     return {check.name for check in report.checks if check.verdict is Verdict.failed}
+
+
+def unmet(report: Report) -> set[str]:
+    """The harm checks that do not pass."""
+    return {check.name for check in report.checks if check.verdict is not Verdict.passed and check.name != "votes"}
 
 
 def some(share: float, value: float = 1.0, rest: Sequence[float] | None = None) -> list[float]:
@@ -94,29 +105,56 @@ def test_a_draft_far_from_the_base_is_refused() -> None:
     assert "kl" in failed(ask(replace(draft, kl_nats=[n * 1.5 for n in draft.tokens])))
 
 
-def test_rounds_cannot_ratchet_away_from_the_base() -> None:
-    """Each round is within its bound of the one before; the distance to the base stops them."""
-    live, verdicts = BASE, []
+@pytest.mark.parametrize(
+    ("live", "draft", "passes"), [(1.212, 1.225, True), (1.212, 1.314, True), (1.314, 1.47, False)]
+)
+def test_natural_text_passes_and_gibberish_does_not_even_after_a_round_of_drift(
+    live: float, draft: float, passes: bool
+) -> None:
+    """The measured losses (nats a token) of a draft that writes well, of one that still does, and of gibberish."""
+    base, former = make_measures(loss=1.212), make_measures(loss=live)
+    report = ask(make_measures(loss=draft), live=former, base=base)
+    assert (unmet(report) == set()) is passes
+    assert (report.verdict is Verdict.passed) is passes
+
+
+Step = Callable[[int], dict[str, Any]]
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("naturalness", lambda n: {"loss": 1.2 + 0.08 * n}),
+        ("repeats", lambda n: {"repeats": [0.02 + 0.05 * n] * N}),
+        ("empty", lambda n: {"empty": some(0.01 * n)}),
+        ("cut", lambda n: {"cut": some(0.25 + 0.1 * n)}),
+        ("length", lambda n: {"tokens": 60 * 1.5**n}),
+        ("length", lambda n: {"tokens": 60 * 0.6**n}),
+    ],
+)
+def test_rounds_cannot_ratchet_away_from_the_base(name: str, step: Step) -> None:
+    """Each round is within its bounds of the one before; the distance to the base stops them."""
+    base = make_measures(spread=0.05, **step(0))
+    live = base
     for number in range(1, 9):
-        draft = make_measures(loss=1.2 + 0.08 * number, spread=0.05, seed=number)
-        report = ask(draft, live=live)
-        verdicts.append(report.verdict)
-        if report.verdict is Verdict.failed:
-            assert failed(report) == {"naturalness_base"} or "naturalness_base" in report.summary or not failed(report)
+        draft = make_measures(spread=0.05, **step(number))
+        report = ask(draft, live=live, base=base)
+        if report.verdict is not Verdict.passed:
             break
         live = draft
-    assert verdicts[0] is Verdict.passed
-    assert verdicts[-1] is Verdict.failed
+    assert number > 1
+    assert report.verdict is Verdict.failed
+    assert unmet(report) == {f"{name}_base"}
 
 
 def test_few_votes_leave_a_harmless_draft_inconclusive() -> None:
     report = ask(make_measures(seed=9), votes=FEW_VOTES)
     assert report.verdict is Verdict.inconclusive
-    assert "8 of 12 held-out votes" in report.summary
+    assert "8 of 12 held-out prompts (11 of 19 pairs)" in report.summary
 
 
 def test_no_votes_at_all_are_inconclusive() -> None:
-    assert judge_votes(Votes(0, 0)).verdict is Verdict.inconclusive
+    assert judge_votes(Votes(0, 0, 0, 0)).verdict is Verdict.inconclusive
 
 
 @pytest.mark.parametrize(
@@ -131,7 +169,7 @@ def test_no_votes_at_all_are_inconclusive() -> None:
     ],
 )
 def test_held_out_votes_are_judged_by_an_exact_test(wins: int, n: int, verdict: Verdict) -> None:
-    assert judge_votes(Votes(n, wins)).verdict is verdict
+    assert judge_votes(Votes(n, wins, n, wins)).verdict is verdict
 
 
 def test_a_harm_check_that_cannot_be_decided_is_no_pass_and_asks_for_more_answers() -> None:
@@ -153,6 +191,37 @@ def test_the_report_is_plain_json_with_bounds_and_words() -> None:
         assert check.keys() == {"name", "title", "value", "low", "high", "least", "most", "verdict", "words"}
         assert check["words"]
     assert body["n_prompts"] == N
+    assert body == json.loads(json.dumps(body)), "it is what comes back from the registry"
+
+
+def test_every_question_about_the_live_policy_is_asked_about_the_base_too_with_more_room() -> None:
+    live, base = against_live(BOUNDS), against_base(BOUNDS)
+    for name in ("loss_fall", "loss_rise", "repeats_rise", "empty_rise", "cut_rise", "length_high"):
+        assert getattr(base, name) >= getattr(live, name), name
+    assert base.length_low <= live.length_low
+    names = {check.name for check in ask(make_measures(seed=13)).checks}
+    assert {f"{name.removesuffix('_base')}_base" for name in names - {"kl", "votes"}} <= names
+
+
+def test_judging_again_with_the_same_report_changes_nothing(redis_url: str) -> None:
+    client, line = connect(redis_url), LineName("burnish")
+    registry, jobs = Registry(client, line), JobStore(client, line)
+    registry.ensure_base("b" * 64)
+    request = JobRequest("dpo", {}, "b" * 64, "1", [], 0, actor="test", reason="test")
+    claim = jobs.claim(jobs.create(request).job.id, worker="test", lease_s=60)
+    assert claim is not None
+    version = version_name(registry.reserve(claim), "d" * 64)
+    registry.add_draft(
+        claim,
+        Policy(
+            version=version, counter=1, state=PolicyState.draft, base_digest="b" * 64, job_id=claim.job_id, created_at=0
+        ),
+    )
+    report = ask(make_measures(seed=14)).as_json()
+    view = registry.judge(claim, version, PolicyState.candidate, gate=report, metrics={})
+    assert view.policy(version).gate == report
+    again = registry.judge(claim, version, PolicyState.candidate, gate=report, metrics={})
+    assert again.epoch == view.epoch
 
 
 @pytest.mark.parametrize(

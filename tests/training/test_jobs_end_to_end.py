@@ -118,7 +118,7 @@ def test_a_worker_that_is_asked_to_stop_leaves_a_checkpoint_and_gives_the_job_ba
             assert worker.wait(30) == 0
         job = place.jobs.get(job_id)
         assert (job.state, job.attempt) == (JobState.queued, 0)
-        assert list((place.home / "jobs" / job_id / "checkpoints").glob("step-*"))
+        assert list((place.home / "jobs" / job_id / "runs").glob("v*/checkpoints/step-*"))
         with place.worker():
             place.wait_for(job_id, JobState.done)
     assert_finished_once(place, job_id)

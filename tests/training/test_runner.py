@@ -118,6 +118,54 @@ def test_the_trainers_output_is_kept_and_its_end_told(place: Workplace, monkeypa
     assert "no such luck" in (place.home / "jobs" / job_id / "trainer.log").read_text()
 
 
+HOLD = """
+import os, pathlib, signal, time
+home = pathlib.Path(os.environ["BURNISH_HOME"])
+if {deaf}:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+(home / "importing").touch()
+while not {until}:
+    time.sleep(0.05)
+raise SystemExit({code})
+"""
+"""A `torch` that takes its time to be imported."""
+
+
+def stop_while_importing(place: Workplace, monkeypatch: pytest.MonkeyPatch, hold: str) -> str:
+    """Runs a job whose trainer imports `hold` as torch, and asks to stop as soon as it does."""
+    job_id = place.start_job()
+    monkeypatch.setenv("PYTHONPATH", str(place.home))
+    (place.home / "torch.py").write_text(hold)
+    stop, came = threading.Event(), list[str]()
+    thread = threading.Thread(target=lambda: came.append(make_runner(place, stop).run(job_id)))
+    thread.start()
+    try:
+        wait_until((place.home / "importing").exists, within_s=60, what="the trainer imports torch")
+    finally:
+        stop.set()
+        thread.join(60)
+    job = place.jobs.get(job_id)
+    assert (job.state, job.attempt, job.error) == (JobState.queued, 0, None)
+    [outcome] = came
+    return outcome
+
+
+def test_a_trainer_that_ends_by_the_signal_to_stop_has_not_crashed(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stop_while_importing(place, monkeypatch, HOLD.format(deaf=True, until=False, code=0)) == "stopped"
+
+
+def test_a_trainer_hears_that_it_is_to_stop_while_it_still_imports(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stand-in for torch waits for the signal's alarm to be set, which only our own handler does."""
+    heard = "signal.getitimer(signal.ITIMER_REAL)[0]"
+    hold = HOLD.format(deaf=False, until=heard, code="(home / 'heard').touch() or 75")
+    assert stop_while_importing(place, monkeypatch, hold) == "stopped"
+    assert (place.home / "heard").exists()
+
+
 def test_the_last_core_is_taken() -> None:
     source = (
         "import os, torch\n"

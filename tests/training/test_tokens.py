@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.training.tiny import make_tokenizer
-from training.errors import ModelRefused, TokenMismatch
+from training.errors import ModelRefused, PromptRefused, TokenMismatch
 from training.tokens import ChatTokens
 
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "Say hello"}]
@@ -31,6 +31,49 @@ def test_text_parts_count_as_the_text_they_make(tokens: ChatTokens) -> None:
     assert tokens.prompt([{"role": "user", "content": parts}]) == tokens.prompt(
         [{"role": "user", "content": "Say\nhello"}]
     )
+
+
+CALL = {"type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}
+
+
+def test_an_assistant_that_only_calls_tools_says_nothing(tokens: ChatTokens) -> None:
+    silent: list[dict[str, Any]] = [*MESSAGES, {"role": "assistant", "tool_calls": [CALL]}]
+    assert tokens.prompt(silent) == tokens.prompt([*MESSAGES, {"role": "assistant", "content": ""}])
+    assert tokens.prompt([*MESSAGES, {"role": "assistant", "content": None}]) == tokens.prompt(silent)
+
+
+@pytest.mark.parametrize("arguments", ['{"a": 2}', "no JSON", "[]", "", None])
+def test_a_template_gets_a_calls_arguments_as_an_object(arguments: str | None) -> None:
+    tokenizer = make_tokenizer()
+    calls = "{% for c in m['tool_calls'] or [] %}{{ c['function']['arguments']['a'] }}{% endfor %}<|im_end|>"
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", calls, 1)
+    tokens = ChatTokens(tokenizer)
+    call = {**CALL, "function": {"name": "add", "arguments": arguments}}
+    said = "2" if arguments == '{"a": 2}' else ""
+    assert tokens.prompt([*MESSAGES, {"role": "assistant", "tool_calls": [call]}]) == tokens.prompt(
+        [*MESSAGES, {"role": "assistant", "content": said}]
+    )
+
+
+@pytest.mark.parametrize(
+    ("system", "read"),
+    [
+        ("x-anthropic-billing-header: cch=1\nBe kind", "Be kind"),
+        ("x-anthropic-billing-header: cch=1", ""),
+        ("Be kind\nx-anthropic-billing-header: cch=1", "Be kind\nx-anthropic-billing-header: cch=1"),
+    ],
+)
+def test_a_billing_header_is_dropped_as_the_engine_drops_it(tokens: ChatTokens, system: str, read: str) -> None:
+    said, kept = ({"role": "system", "content": content} for content in (system, read))
+    assert tokens.prompt([said]) == tokens.prompt([kept])
+
+
+def test_messages_that_the_template_refuses_are_named() -> None:
+    tokenizer = make_tokenizer()
+    strict = "{% if messages[0]['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+    tokenizer.chat_template = strict + tokenizer.chat_template
+    with pytest.raises(PromptRefused, match=r"\(tool\): TemplateError: no tools"):
+        ChatTokens(tokenizer).prompt([{"role": "tool", "content": "4"}])
 
 
 def test_the_engines_own_tokens_are_taken(tokens: ChatTokens) -> None:

@@ -70,6 +70,7 @@ def make_pairs(tokens: ChatTokens, n: int = 6) -> list[TokenPair]:
     return [
         TokenPair(
             event_id=f"ev-{i}",
+            question=f"question {i}",
             prompt=tokens.prompt([{"role": "user", "content": "Say " + "a" * (i % 3)}]),
             chosen=tokens.answer("yes" + "." * (i % 2)),
             rejected=tokens.answer("no, not at all" + "!" * i),
