@@ -6,24 +6,19 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
-from feedback.events import Comparison, Edit, Event, Source, Verdict, turns_named
-from feedback.ids import EventId, TurnId, Version
+from feedback.chats import Answer, Unusable, answer_of, chats_named
+from feedback.events import Comparison, Edit, Event, Source, Verdict
+from feedback.ids import EventId, TurnId
 from feedback.turns import Message, Turn, answer_one_prompt
 
-
-class Answer(BaseModel):
-    """One side of a pair. A person's own text has no turn, no version and no engine tokens."""
-
-    model_config = ConfigDict(frozen=True)
-
-    text: str
-    turn_id: TurnId | None = None
-    token_ids: tuple[int, ...] | None = None
-    version: Version | None = None
+TIE = 0.5
 
 
 class Pair(BaseModel):
-    """Two answers to one prompt. `prompt_token_ids` are the engine's, `weight` multiplies the pair's loss."""
+    """Two answers to one prompt. `prompt_token_ids` are the engine's, `weight` multiplies the pair's loss.
+
+    `preference` is how likely the chosen answer is the better one: 1, or TIE where they were said to be the same.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,6 +28,7 @@ class Pair(BaseModel):
     chosen: Answer
     rejected: Answer
     weight: float = 1.0
+    preference: float = 1.0
     source: Source = Source.human
 
 
@@ -45,59 +41,47 @@ class PairSet:
 
 
 def build_pairs(events: Iterable[Event], turns: Mapping[TurnId, Turn]) -> PairSet:
-    """The pairs that standing events make: decided comparisons and edits.
+    """The pairs that standing events make: comparisons, ties among them, and edits.
 
-    Every event that makes none is counted under its reason: a thumb alone, a tie, both answers bad or equal, a
-    turn no longer kept, a turn that is no chat.
+    Every event that makes none is counted under its reason: a thumb alone, both answers bad or equal, a turn no
+    longer kept, a turn that is no chat.
     """
     pairs: list[Pair] = []
     skipped: Counter[str] = Counter()
     for event in events:
-        made = _pair(event, turns)
-        if isinstance(made, Pair):
-            pairs.append(made)
-        else:
-            skipped[made] += 1
+        try:
+            pairs.append(_pair(event, turns))
+        except Unusable as reason:
+            skipped[str(reason)] += 1
     return PairSet(tuple(pairs), dict(skipped))
 
 
-def _pair(event: Event, turns: Mapping[TurnId, Turn]) -> Pair | str:
+def _pair(event: Event, turns: Mapping[TurnId, Turn]) -> Pair:
     said = event.said
     if not isinstance(said, Comparison | Edit):
-        return f"{said.kind} makes no pair"
-    about = [turns.get(turn_id) for turn_id in turns_named(said)]
-    kept = [turn for turn in about if turn is not None]
-    if len(kept) < len(about):
-        return "turn no longer kept"
-    if any(turn.kind != "chat" for turn in kept):
-        return "not a chat"
-    if isinstance(said, Edit):
-        sides = (Answer(text=said.text), _answer(kept[0]))
-    elif said.verdict is Verdict.tie:
-        return "tie"
-    elif said.verdict is Verdict.both_bad:
-        return "both bad"
-    else:
-        if not answer_one_prompt(kept[0], kept[1]):
-            return "different prompts"
-        first, second = _answer(kept[0]), _answer(kept[1])
-        sides = (first, second) if said.verdict is Verdict.first else (second, first)
-    if sides[0].text.strip() == sides[1].text.strip():
-        return "equal answers"
+        raise Unusable(f"{said.kind} makes no pair")
+    kept = chats_named(event, turns)
+    chosen, rejected = _sides(said, kept)
+    if chosen.text.strip() == rejected.text.strip():
+        raise Unusable("equal answers")
     return Pair(
         event_id=event.id,
         messages=kept[0].messages,
         prompt_token_ids=kept[0].prompt_token_ids or None,
-        chosen=sides[0],
-        rejected=sides[1],
+        chosen=chosen,
+        rejected=rejected,
+        preference=TIE if isinstance(said, Comparison) and said.verdict is Verdict.tie else 1.0,
         source=said.source,
     )
 
 
-def _answer(turn: Turn) -> Answer:
-    return Answer(
-        text=turn.answer,
-        turn_id=turn.id,
-        token_ids=turn.token_ids or None,
-        version=turn.version,
-    )
+def _sides(said: Comparison | Edit, kept: list[Turn]) -> tuple[Answer, Answer]:
+    """The better answer and the other one; in the event's order where neither is better."""
+    if isinstance(said, Edit):
+        return Answer(text=said.text), answer_of(kept[0])
+    if said.verdict is Verdict.both_bad:
+        raise Unusable("both bad")
+    if not answer_one_prompt(kept[0], kept[1]):
+        raise Unusable("different prompts")
+    first, second = answer_of(kept[0]), answer_of(kept[1])
+    return (second, first) if said.verdict is Verdict.second else (first, second)

@@ -1,0 +1,39 @@
+"""The turns that a statement is about, as far as they can be learned from. Pure."""
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from feedback.events import Event, turns_named
+from feedback.ids import TurnId, Version
+from feedback.turns import Turn
+
+
+class Answer(BaseModel):
+    """An answer to learn from. A person's own text has no turn, no version and no engine tokens."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    turn_id: TurnId | None = None
+    token_ids: tuple[int, ...] | None = None
+    version: Version | None = None
+
+
+class Unusable(Exception):
+    """Why an event teaches nothing, in the words of the report."""
+
+
+def chats_named(event: Event, turns: Mapping[TurnId, Turn]) -> list[Turn]:
+    """The chat turns an event is about, in its order. Unusable when one is no longer kept or no chat."""
+    about = [turns.get(turn_id) for turn_id in turns_named(event.said)]
+    kept = [turn for turn in about if turn is not None]
+    if len(kept) < len(about):
+        raise Unusable("turn no longer kept")
+    if any(turn.kind != "chat" for turn in kept):
+        raise Unusable("not a chat")
+    return kept
+
+
+def answer_of(turn: Turn) -> Answer:
+    return Answer(text=turn.answer, turn_id=turn.id, token_ids=turn.token_ids or None, version=turn.version)
