@@ -14,7 +14,7 @@ from honcho.printer import Message, Printer
 
 from deploy import guard
 from deploy.child import guarded
-from deploy.preflight import CannotStart, HomeLock, require_free
+from deploy.preflight import CannotStart, HomeLock, require_free, require_model
 from deploy.processes import PROCFILE, child_environment, describe, ours_to_start, read_procfile, wanted_ports
 from deploy.settings import LaunchSettings
 from deploy.supervisor import GaveUp, Supervisor, Surroundings
@@ -47,6 +47,7 @@ def run(settings: LaunchSettings, *, procfile: Path = PROCFILE, verbose: bool = 
     try:
         in_order = lock.take()
         wish = StopWish()
+        require_model(settings.model.path)
         commands = ours_to_start(settings, read_procfile(procfile))
         require_free(wanted_ports(settings, commands), patience_s=0 if in_order else guard.ORPHAN_GRACE_S + 1)
         if "engine" in commands:
@@ -61,11 +62,10 @@ def run(settings: LaunchSettings, *, procfile: Path = PROCFILE, verbose: bool = 
 
 def convert_once(settings: LaunchSettings, wish: StopWish) -> None:
     """Make the model's folder on the first start, or name a given one by its digest; it shows its own progress."""
-    folder = Path(settings.model_path)
-    given = settings.model.path is not None
-    if (folder / "digest.txt").exists() or (given and not folder.is_dir()):
+    folder = settings.model_path
+    if (folder / "digest.txt").exists():
         return
-    say("naming the model by its digest, once" if given else "converting the model, once")
+    say("converting the model, once" if settings.model.path is None else "naming the model by its digest, once")
     command = [sys.executable, "-m", "training.convert", str(folder)]
     watched, lifeline = os.pipe()
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What must hold before anything starts: one launcher to a home, and free ports."""
+"""What must hold before anything starts: one launcher to a home, a model that is there, and free ports."""
 
 import fcntl
 import os
@@ -56,6 +56,16 @@ class HomeLock:
         if self._held:
             os.truncate(self._descriptor, 0)
         os.close(self._descriptor)
+
+
+def require_model(given: Path | None) -> None:
+    """CannotStart when a model was given and is no folder: nothing is fetched, and everything would wait for it."""
+    if given is None or given.expanduser().is_dir():
+        return
+    raise CannotStart(
+        f"BURNISH_MODEL_PATH = {str(given)!r} is no folder, and no model is fetched at the start. If it is a Hugging "
+        f"Face id, fetch it once with `hf download {given} --local-dir FOLDER` and set BURNISH_MODEL_PATH to FOLDER."
+    )
 
 
 def require_free(wishes: Iterable[PortWish], patience_s: float = 0.0) -> None:

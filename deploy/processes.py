@@ -46,7 +46,7 @@ def child_environment(settings: LaunchSettings, inherited: Mapping[str, str]) ->
         "BURNISH_REDIS_URL": settings.redis_url,
         "BURNISH_ENGINE_URL": settings.engine_url,
         "BURNISH_GATEWAY_URL": settings.gateway_url,
-        "BURNISH_MODEL_PATH": settings.model_path,
+        "BURNISH_MODEL_PATH": str(settings.model_path),
     }
 
 

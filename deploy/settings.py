@@ -4,11 +4,15 @@ Sections of other packages (gate, schedule, training, …) pass through unread.
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+Extra = Literal["cpu", "gpu"]
+"""Which of the two sets of packages is installed."""
 
 
 class _Section(BaseModel):
@@ -37,7 +41,7 @@ class UiSection(_Section):
 
 
 class ModelSection(_Section):
-    path: str | None = Field(default=None, description="A folder with a model, or a Hugging Face id.")
+    path: Path | None = Field(default=None, description="A folder with a safetensors model.")
 
 
 class LaunchSettings(BaseSettings):
@@ -52,7 +56,7 @@ class LaunchSettings(BaseSettings):
     )
 
     home: Path = Path(".burnish")
-    extra: Literal["cpu", "gpu"] = "cpu"
+    extra: Extra = Field(default_factory=lambda: installed_extra(Path(sys.prefix)))
     gateway: GatewaySection = GatewaySection()
     engine: EngineSection = EngineSection()
     redis: RedisSection = RedisSection()
@@ -88,11 +92,14 @@ class LaunchSettings(BaseSettings):
         return f"http://{_reachable(self.ui.host)}:{self.ui.port}"
 
     @property
-    def model_path(self) -> str:
-        if self.model.path is None:
-            return str(self.home / "model")
-        folder = Path(self.model.path).expanduser()
-        return str(folder.absolute()) if folder.is_dir() else self.model.path
+    def model_path(self) -> Path:
+        return (self.model.path or self.home / "model").expanduser().absolute()
+
+
+def installed_extra(environment: Path) -> Extra:
+    """What `setup.sh` made the environment for; cpu where it did not make it."""
+    stamp = environment / "burnish-setup"
+    return "gpu" if stamp.is_file() and stamp.read_text(encoding="utf-8").startswith("gpu\n") else "cpu"
 
 
 def _reachable(host: str) -> str:

@@ -1,19 +1,24 @@
 #!/bin/sh
 # Makes the virtual environment from the committed lock file, or finds it up to date and does nothing.
 #   VENV=.venv  BURNISH_EXTRA=cpu|gpu  PYTHON=path/to/python3   sh deploy/setup.sh
+# An environment keeps the extra it was made for; a new one is made for cpu unless BURNISH_EXTRA says otherwise.
 # Needs Python 3.11 to 3.13. Never needs root.
 set -eu
 
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
-extra=${BURNISH_EXTRA:-cpu}
-lock=deploy/lock/$extra.txt
 stamp=$venv/burnish-setup
+made_for=$([ -f "$stamp" ] && head -n 1 "$stamp" || true)
+extra=${BURNISH_EXTRA:-${made_for:-cpu}}
+lock=deploy/lock/$extra.txt
 
 say() { printf '%s\n' "burnish: $*" >&2; }
 fail() { say "$@"; exit 1; }
 
 [ -f "$lock" ] || fail "BURNISH_EXTRA=$extra is not known: use cpu or gpu"
+# The two extras both provide the module vllm, so one environment never holds both; and a server may be running in it.
+[ "${made_for:-$extra}" = "$extra" ] || fail "$venv was made for BURNISH_EXTRA=$made_for, not $extra." \
+    "To change that, stop Burnish, remove the environment with \`make clean\`, and run this again"
 
 fingerprint=$(printf '%s\n' "$extra"; cat "$lock" pyproject.toml | sha256sum)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$fingerprint" ] && "$venv/bin/python" -c '' 2>/dev/null; then
@@ -43,15 +48,11 @@ make_venv() {
     fi
 }
 
-# The two extras both provide the module vllm, so one environment never holds both.
-if [ -f "$stamp" ] && [ "$(head -n 1 "$stamp")" != "$extra" ]; then
-    say "$venv was made for another BURNISH_EXTRA; making it anew for $extra"
-    rm -rf "$venv"
-fi
 if ! { fits "$venv/bin/python" && "$venv/bin/python" -m pip --version >/dev/null 2>&1; }; then
     make_venv
 fi
-rm -f "$stamp"
+# Without a fingerprint it counts as unfinished; whoever finishes it does so for the same extra.
+printf '%s\n' "$extra" > "$stamp"
 
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 

@@ -1,6 +1,7 @@
 """API keys: made once, shown once, kept hashed."""
 
 import hashlib
+import re
 import secrets
 import time
 from enum import StrEnum
@@ -8,9 +9,11 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict
 
 from feedback.connection import Client, translated
-from feedback.errors import UnknownKey
+from feedback.errors import TenantRefused, UnknownKey
 from feedback.ids import KeyId, TenantId, new_key_id
 from feedback.keyspace import KEYS, KEYS_EPOCH
+
+_TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Scope(StrEnum):
@@ -52,16 +55,23 @@ class KeyStore:
         self._client = client
 
     def make(self, name: str, scopes: frozenset[Scope], tenant: TenantId) -> tuple[ApiKey, str]:
-        """A new key and its secret, which cannot be shown again."""
+        """A new key and its secret, which cannot be shown again. TenantRefused as `adopt` does."""
         secret = new_secret()
         return self.adopt(secret, name, scopes, tenant), secret
 
     def adopt(self, secret: str, name: str, scopes: frozenset[Scope], tenant: TenantId) -> ApiKey:
-        """Enters a secret made elsewhere; one that is known already keeps its key, revoked or not."""
+        """Enters a secret made elsewhere; one that is known already keeps its key, revoked or not.
+
+        TenantRefused when a new key's tenant is not 1 to 64 letters, digits, dots, hyphens and underscores.
+        """
         digest = digest_of(secret)
         known = next((key for key in self.all() if key.secret_digest == digest), None)
         if known is not None:
             return known
+        if not _TENANT.fullmatch(tenant):
+            raise TenantRefused(
+                f"{tenant!r} cannot be a tenant's name; use 1 to 64 of the characters A-Z a-z 0-9 . _ -"
+            )
         key = ApiKey(
             id=new_key_id(),
             name=name,

@@ -1,35 +1,106 @@
-"""`burnish votes`: count the votes, list them, make the ledger's view anew from its log."""
+"""`burnish votes`: count the votes, list them, make the ledger's view anew from its log.
 
+The commands are a process's edge: they read which Redis and which line are meant from the environment over
+`burnish.toml`, as the processes do; `--redis` and `--line` mean others for once.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from feedback.connection import connect
+from feedback.errors import FeedbackError
 from feedback.ids import LineName
 from feedback.ledger import Ledger
 
 votes = typer.Typer(help="What people said: count, list, rebuild.", no_args_is_help=True)
 
-Redis = Annotated[str, typer.Option(envvar="BURNISH_REDIS_URL", help="The ledger's Redis.")]
-Line = Annotated[str, typer.Option(envvar="BURNISH_LINE_NAME", help="The line of policies.")]
-_URL = "redis://127.0.0.1:6399/0"
+Redis = Annotated[str | None, typer.Option(help="URL of the ledger's Redis, in place of the configured one.")]
+Line = Annotated[str | None, typer.Option(help="The line of policies, in place of the configured one.")]
+
+
+class RedisSection(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    port: int = Field(default=6399, ge=1, le=65535)
+    url: str | None = None
+
+
+class LineSection(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str = "burnish"
+
+
+class Settings(BaseSettings):
+    """Where the ledger is. Sections of the other packages pass through unread."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BURNISH_",
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="ignore",
+        frozen=True,
+    )
+
+    redis: RedisSection = RedisSection()
+    line: LineSection = LineSection()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = TomlConfigSettingsSource(settings_cls, os.environ.get("BURNISH_CONFIG", "burnish.toml"))
+        return init_settings, env_settings, toml
+
+    @property
+    def redis_url(self) -> str:
+        return self.redis.url or f"redis://127.0.0.1:{self.redis.port}/0"
 
 
 @votes.command()
-def count(redis: Redis = _URL, line: Line = "burnish") -> None:
+def count(redis: Redis = None, line: Line = None) -> None:
     """How many votes stand and how many pairs they make."""
-    counts = Ledger(connect(redis), LineName(line)).vote_counts()
+    with _told():
+        counts = _ledger(redis, line).vote_counts()
     typer.echo(f"{counts.events} standing, {counts.pairs} make a pair, {counts.people} ever said by people")
 
 
 @votes.command("list")
-def list_(redis: Redis = _URL, line: Line = "burnish") -> None:
+def list_(redis: Redis = None, line: Line = None) -> None:
     """Every event of the log, oldest first, one JSON object a line."""
-    for event in Ledger(connect(redis), LineName(line)).logged_events():
-        typer.echo(event.model_dump_json(exclude_none=True))
+    with _told():
+        for event in _ledger(redis, line).logged_events():
+            typer.echo(event.model_dump_json(exclude_none=True))
 
 
 @votes.command()
-def rebuild(redis: Redis = _URL, line: Line = "burnish") -> None:
+def rebuild(redis: Redis = None, line: Line = None) -> None:
     """Make the queryable view anew from the log. Stop the gateway first."""
-    typer.echo(f"{Ledger(connect(redis), LineName(line)).rebuild()} events read")
+    with _told():
+        typer.echo(f"{_ledger(redis, line).rebuild()} events read")
+
+
+def _ledger(redis: str | None, line: str | None) -> Ledger:
+    settings = Settings()
+    return Ledger(connect(redis or settings.redis_url), LineName(line or settings.line.name))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Ends the command with the ledger's own words instead of a traceback."""
+    try:
+        yield
+    except FeedbackError as error:
+        typer.echo(f"burnish: {error}", err=True)
+        raise typer.Exit(1) from error

@@ -29,6 +29,10 @@ class UnknownKey(FeedbackError):
     """No API key of that id."""
 
 
+class TenantRefused(FeedbackError):
+    """A name that no tenant may have."""
+
+
 class StatementRefused(FeedbackError):
     """A well-formed statement that makes no sense of these turns (other prompts, an unchanged edit, …)."""
 

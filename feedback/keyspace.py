@@ -1,4 +1,7 @@
-"""Every key the ledger keeps in Redis, with its type. All but the API keys carry the line."""
+"""Every key the ledger keeps in Redis, with its type. All but the API keys carry the line.
+
+Colons part a key; those within a part are written `%3A`.
+"""
 
 from dataclasses import dataclass
 
@@ -15,7 +18,7 @@ class Keyspace:
     line: LineName
 
     def _key(self, *parts: str) -> str:
-        return ":".join(("burnish", self.line, *parts))
+        return ":".join(("burnish", self.line, *map(_escaped, parts)))
 
     # Events ------------------------------------------------------------------------------------------------------
     @property
@@ -66,7 +69,7 @@ class Keyspace:
         return self._key("turn", turn_id)
 
     def turns_of(self, tenant: TenantId, field: str = "all", value: str = "") -> str:
-        """sorted set: turn ids of a tenant, of one `user` or of one `session`, by time."""
+        """sorted set: turn ids of a tenant, of one `user` or of one `session`, by time; 30 days of them."""
         return self._key("turns", tenant, field, value)
 
     # Policies ----------------------------------------------------------------------------------------------------
@@ -126,3 +129,8 @@ class Keyspace:
     def announcement(self) -> str:
         """string: what the training side offers (recipes, rules, code version), as JSON."""
         return self._key("announcement")
+
+
+def _escaped(part: str) -> str:
+    # Parts come from callers: with a colon in one, two different keys could be written alike.
+    return part.replace("%", "%25").replace(":", "%3A")

@@ -7,30 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from feedback.authorship import author, retractor, unknown_turn
 from feedback.connection import Client, lua, translated
-from feedback.errors import (
-    IdempotencyConflict,
-    LedgerUnavailable,
-    StatementRefused,
-    UnknownEvent,
-    UnknownTurn,
-)
-from feedback.events import (
-    Comparison,
-    Edit,
-    Event,
-    Retract,
-    Source,
-    Statement,
-    makes_pair,
-    turns_named,
-)
+from feedback.errors import IdempotencyConflict, LedgerUnavailable
+from feedback.events import Event, Retract, Source, Statement, makes_pair, turns_named
 from feedback.ids import EventId, LineName, TenantId, TurnId, UserId, new_event_id
 from feedback.keyspace import Keyspace
 from feedback.standing import slot
-from feedback.turns import Turn, answer_one_prompt
+from feedback.turn_rows import TurnRows
+from feedback.turns import Turn
 
-TURN_TTL_S = 30 * 24 * 3600
 IDEMPOTENCY_TTL_S = 7 * 24 * 3600
 
 
@@ -65,42 +51,20 @@ class Ledger:
     def __init__(self, client: Client, line: LineName) -> None:
         self._client = client
         self._keys = Keyspace(line)
+        self._turns = TurnRows(client, self._keys)
         self._append = lua(client, "append_event")
 
     # Turns -------------------------------------------------------------------------------------------------------
     def append_turns(self, turns: Sequence[Turn]) -> None:
         """Keeps turns, all or none; on disk when it returns. Appending a turn again changes nothing."""
-        keys = self._keys
-        with translated():
-            pipe = self._client.pipeline(transaction=True)
-            for turn in turns:
-                pipe.set(
-                    keys.turn(turn.id),
-                    turn.model_dump_json(exclude_none=True),
-                    ex=TURN_TTL_S,
-                    nx=True,
-                )
-                score = {turn.id: turn.at}
-                pipe.zadd(keys.turns_of(turn.tenant), score)
-                if turn.user is not None:
-                    pipe.zadd(keys.turns_of(turn.tenant, "user", turn.user), score)
-                if turn.session is not None:
-                    pipe.zadd(keys.turns_of(turn.tenant, "session", turn.session), score)
-            pipe.execute()
+        self._turns.append(turns)
 
     def turn(self, turn_id: TurnId) -> Turn | None:
         return self.turns([turn_id]).get(turn_id)
 
     def turns(self, turn_ids: Iterable[TurnId]) -> dict[TurnId, Turn]:
-        """Those of the turns that are still kept."""
-        wanted = list(dict.fromkeys(turn_ids))
-        if not wanted:
-            return {}
-        with translated():
-            rows = self._client.mget([self._keys.turn(turn_id) for turn_id in wanted])
-        return {
-            turn_id: Turn.model_validate_json(row) for turn_id, row in zip(wanted, rows, strict=True) if row is not None
-        }
+        """Those of the turns that are still kept and can be read, in the order given."""
+        return self._turns.get(turn_ids)
 
     def turns_of(
         self,
@@ -110,24 +74,8 @@ class Ledger:
         session: str | None = None,
         limit: int = 100,
     ) -> list[Turn]:
-        """A tenant's turns, newest first, only those of one person and one session when these are given."""
-        keys = self._keys
-        index = keys.turns_of(tenant)
-        if session is not None:
-            index = keys.turns_of(tenant, "session", session)
-        elif user is not None:
-            index = keys.turns_of(tenant, "user", user)
-        found: list[Turn] = []
-        start = 0
-        while len(found) < limit:
-            with translated():
-                ids = [TurnId(each) for each in self._client.zrevrange(index, start, start + limit - 1)]
-            if not ids:
-                break
-            start += len(ids)
-            kept = self.turns(ids)
-            found += [kept[each] for each in ids if each in kept and user in (None, kept[each].user)]
-        return found[:limit]
+        """A tenant's turns of the last 30 days, newest first; of one person and one session when these are given."""
+        return self._turns.of(tenant, user, session, limit)
 
     # Events ------------------------------------------------------------------------------------------------------
     def append_event(self, said: Statement, speaker: Speaker, *, idempotency_key: str | None = None) -> Appended:
@@ -152,7 +100,7 @@ class Ledger:
         if status == "known":
             return self._known(value, body_digest, idempotency_key)
         if status == "unknown_turn":
-            raise _unknown(", ".join(turns_named(said)))
+            raise unknown_turn(", ".join(turns_named(said)))
         return Appended(event.model_copy(update={"ordinal": int(value)}), True)
 
     def event(self, event_id: EventId) -> Event | None:
@@ -218,10 +166,12 @@ class Ledger:
         keys = self._keys
         with translated():
             self._client.delete(keys.slots, keys.standing, keys.standing_pairs, keys.tally)
-        read = 0
+        read = last = 0
         for event in self.logged_events():
             self._run(event, append=False)
-            read += 1
+            read, last = read + 1, event.ordinal
+        with translated():
+            self._client.set(keys.ordinal, max(last, self.last_ordinal()))
         return read
 
     # Inside ------------------------------------------------------------------------------------------------------
@@ -229,24 +179,8 @@ class Ledger:
         """Who speaks, after checking that the statement is about what is theirs."""
         given = UserId(said.user) if said.user is not None else speaker.user
         if isinstance(said, Retract):
-            target = self.event(EventId(said.event_id))
-            if target is None or target.tenant != speaker.tenant or given not in (None, target.user):
-                raise UnknownEvent(f"there is no event {said.event_id!r}")
-            return target.user
-        named = turns_named(said)
-        kept = self.turns(named)
-        for turn_id in named:
-            turn = kept.get(turn_id)
-            if turn is None or turn.tenant != speaker.tenant:
-                raise _unknown(turn_id)
-            if said.source is Source.human and turn.user is not None and given not in (None, turn.user):
-                raise _unknown(turn_id)
-        turns = [kept[turn_id] for turn_id in named]
-        if isinstance(said, Comparison) and not answer_one_prompt(turns[0], turns[1]):
-            raise StatementRefused(f"{named[0]} and {named[1]} answer different prompts; compare answers to one prompt")
-        if isinstance(said, Edit) and said.text.strip() == turns[0].answer.strip():
-            raise StatementRefused(f"the edit of {named[0]} changes nothing; send the text it should have said")
-        return given if given is not None else turns[0].user
+            return retractor(said, speaker.tenant, given, self.event(EventId(said.event_id)))
+        return author(said, speaker.tenant, given, self.turns(turns_named(said)))
 
     def _run(
         self,
@@ -314,7 +248,3 @@ class Ledger:
 
 def _event(body: str, ordinal: str) -> Event:
     return Event.model_validate({**json.loads(body), "ordinal": int(ordinal)})
-
-
-def _unknown(turn_id: str) -> UnknownTurn:
-    return UnknownTurn(f"there is no turn {turn_id!r}")

@@ -12,7 +12,7 @@ from feedback import policies
 from feedback.connection import Client, lua, translated
 from feedback.errors import LeaseLost, StaleRegistry, UnknownPolicy
 from feedback.ids import BASE_VERSION, LineName, Version, new_nonce
-from feedback.jobs import Claim
+from feedback.job_rows import Claim
 from feedback.keyspace import Keyspace
 from feedback.policies import Change, Move, Policy, PolicyState, RegistryView, Who
 

@@ -55,7 +55,14 @@ def base_shapes(model_dir: Path) -> Shapes:
 
 
 def check_adapter(directory: Path, expected: Expected, base: Shapes) -> Manifest:
-    """The manifest of a directory that may be loaded. AdapterRefused otherwise."""
+    """The manifest of a directory that may be loaded. AdapterRefused otherwise, also when it cannot be read."""
+    try:
+        return _checked(directory, expected, base)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise AdapterRefused(f"its files make no sense or cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _checked(directory: Path, expected: Expected, base: Shapes) -> Manifest:
     if not _NAME.fullmatch(expected.version) or directory.name != expected.version:
         raise AdapterRefused(f"the directory {directory.name!r} does not carry the version's name {expected.version!r}")
     _check_files(directory, expected.max_bytes)

@@ -89,7 +89,14 @@ def build_parts(settings: Settings) -> Parts:
         metrics.set_live(view.live)
         swap.look_again()
 
+    turn_log = TurnLog(
+        Ledger(connect(settings.redis_url), line),
+        capacity=settings.gateway.turn_queue,
+        patience_s=settings.gateway.turn_patience_s,
+        dropped=metrics.turns_dropped.inc,
+    )
     watch.changed = changed
+    watch.back = turn_log.try_again
     return Parts(
         settings=settings,
         base_digest=base_digest,
@@ -103,12 +110,7 @@ def build_parts(settings: Settings) -> Parts:
         engine=engine,
         watch=watch,
         swap=swap,
-        turn_log=TurnLog(
-            Ledger(connect(settings.redis_url), line),
-            capacity=settings.gateway.turn_queue,
-            patience_s=settings.gateway.turn_patience_s,
-            dropped=metrics.turns_dropped.inc,
-        ),
+        turn_log=turn_log,
     )
 
 
@@ -132,7 +134,7 @@ def build_app(parts: Parts) -> FastAPI:
     promotion = Promotion(parts.registry, parts.watch, parts.swap, parts.metrics)
     for router in (
         model_routes(parts.watch, parts.shelf),
-        vote_routes(parts.ledger, parts.metrics),
+        vote_routes(parts.ledger, parts.turn_log, parts.metrics),
         turn_routes(parts.ledger),
         policy_routes(parts.watch, parts.shelf, promotion, parts.registry),
         job_routes(Training(parts.ledger, parts.jobs, parts.base_digest)),

@@ -22,7 +22,16 @@ from serve.answer import Answer, Stamp
 from serve.caller_gone import CallerGone, unless_gone
 from serve.chat_request import Asked, Kind, Limits, as_second_answer, parse_request
 from serve.engine import CHAT_PATH, COMPLETION_PATH, AdapterNotLoaded, Engine
-from serve.errors import ApiError, EngineFailed, EngineRefused, EngineUnavailable, ModelNotFound, NotFound, error_body
+from serve.errors import (
+    ApiError,
+    EngineFailed,
+    EngineRefused,
+    EngineUnavailable,
+    ModelNotFound,
+    NotFound,
+    TurnQueued,
+    error_body,
+)
 from serve.events import DONE, DONE_EVENT, event
 from serve.ledger_watch import LedgerWatch
 from serve.metrics import Metrics
@@ -87,7 +96,10 @@ class Completions:
         return asked
 
     async def _first_turn(self, turn_id: TurnId, caller: Caller) -> Turn:
+        is_queued = self.parts.turn_log.is_queued(turn_id, caller.tenant)
         turn = await asyncio.to_thread(self.parts.ledger.turn, turn_id)
+        if turn is None and is_queued:
+            raise TurnQueued(turn_id, param="metadata.compare_with")
         if turn is None or turn.tenant != caller.tenant:
             raise NotFound(f"there is no turn {turn_id!r}", param="metadata.compare_with", code="turn_not_found")
         return turn

@@ -82,6 +82,15 @@ class Unavailable(ApiError):
     status, type, code, retry_after_s = 503, SERVER, "unavailable", 1
 
 
+class TurnQueued(Unavailable):
+    """The turn was answered, but is not in the ledger yet."""
+
+    code = "turn_queued"
+
+    def __init__(self, turn_id: str, *, param: str) -> None:
+        super().__init__(f"the turn {turn_id!r} is being recorded; send the request again", param=param)
+
+
 class EngineUnavailable(Unavailable):
     code, retry_after_s = "engine_unavailable", 5
 

@@ -33,9 +33,13 @@ class Promotion:
         Conflict when its state does not allow it or the engine does not serve what was trained, StaleRegistry when
         another version went live meanwhile, EngineUnavailable when there is no engine to verify it on.
         """
-        view = await asyncio.to_thread(self.registry.view)
-        await self._verify(view, version)
+        # Held until the new view is in force: by the old one the swap may not want it, and would take it down.
+        with self.swap.held(version):
+            view = await asyncio.to_thread(self.registry.view)
+            await self._verify(view, version)
+            return await self._make_live(view, version, actor=actor, reason=reason)
 
+    async def _make_live(self, view: RegistryView, version: Version, *, actor: str, reason: str) -> RegistryView:
         def compare_and_set() -> RegistryView:
             return self.registry.promote(version, actor=actor, reason=reason, epoch=view.epoch)
 

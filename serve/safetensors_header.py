@@ -33,7 +33,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
         raw = file.read(length)
     try:
         rows = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"its header is not JSON ({error})") from error
     if not isinstance(rows, dict):
         raise ValueError("its header is not an object")
@@ -46,10 +46,10 @@ def read_header(path: Path) -> dict[str, Tensor]:
 def _tensor(name: str, row: Any, start: int) -> Tensor:
     try:
         dtype, shape, (begin, end) = row["dtype"], tuple(row["shape"]), row["data_offsets"]
-        whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+        whole = type(dtype) is str and all(type(n) is int and n >= 0 for n in (*shape, begin, end))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{name[:120]!r} has no dtype, shape and offsets") from error
-    if dtype not in _BYTES or not whole or end - begin != prod(shape) * _BYTES[dtype]:
+    if not whole or dtype not in _BYTES or end - begin != prod(shape) * _BYTES[dtype]:
         raise ValueError(f"{name[:120]!r} ({dtype}, {list(shape)}) does not fit its bytes {begin} to {end}")
     return Tensor(dtype, shape, start + begin, start + end)
 

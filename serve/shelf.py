@@ -5,9 +5,9 @@ Memory only. `swap` writes it, every request reads it; both run on one event loo
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -19,8 +19,11 @@ from serve.probes import Verdict
 
 
 class LoadState(StrEnum):
+    """A draining adapter answers the requests that run on it and takes no new ones; then it is unloaded."""
+
     loading = "loading"
     loaded = "loaded"
+    draining = "draining"
     refused = "refused"
 
 
@@ -49,10 +52,19 @@ class Shelf:
         """Takes note of what the engine serves; gives the versions it has lost, by a restart for instance."""
         self.models = models
         there = models.adapters if models else frozenset()
-        lost = [v for v, load in self.loads.items() if load.state is LoadState.loaded and v not in there]
+        stood = (LoadState.loaded, LoadState.draining)
+        lost = [v for v, load in self.loads.items() if load.state in stood and v not in there]
         for version in lost:
             del self.loads[version]
         return lost
+
+    def drain_all_but(self, kept: Container[Version]) -> None:
+        """What is loaded and not kept drains from here on; what drains and is kept again is loaded as before."""
+        for version, load in self.loads.items():
+            if load.state is LoadState.loaded and version not in kept:
+                self.loads[version] = replace(load, state=LoadState.draining)
+            elif load.state is LoadState.draining and version in kept:
+                self.loads[version] = replace(load, state=LoadState.loaded)
 
     def is_loaded(self, policy: Policy) -> bool:
         if self.models is None:
@@ -72,15 +84,19 @@ class Shelf:
         """The engine's name for a policy that is loaded now.
 
         EngineUnavailable while it is expected to come (the engine is away, or the live version is being loaded),
-        ModelNotFound for a version that nobody keeps loaded.
+        ModelNotFound for a version that nobody keeps loaded. One that drains is refused too, or those who pin it
+        would keep it loaded for ever; unless it is live again, which the swap's next look will see.
         """
         if self.models is None:
             raise EngineUnavailable("the engine is away; it is being waited for, the request may be sent again")
         if policy.adapter is None:
             return self.models.base
         load = self.loads.get(policy.version)
-        if load is not None and load.state is LoadState.loaded:
+        usable = (LoadState.loaded, LoadState.draining) if live else (LoadState.loaded,)
+        if load is not None and load.state in usable:
             return policy.version
+        if load is not None and load.state is LoadState.draining:
+            raise ModelNotFound(f"{policy.version} is {policy.state} and being unloaded; see /v1/models", param="model")
         if live or (load is not None and load.state is LoadState.loading):
             raise EngineUnavailable(f"{policy.version} is being loaded; the request may be sent again")
         raise ModelNotFound(f"{policy.version} is {policy.state} and not loaded; see /v1/models", param="model")

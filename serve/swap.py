@@ -7,15 +7,17 @@ never touches traffic: that follows the registry, which only `promotion` changes
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from feedback.ids import Version
 from feedback.policies import Policy, PolicyState, RegistryView
 from serve.adapter_files import AdapterRefused, Expected, Shapes, check_adapter
-from serve.engine import Engine, EngineModels, LoadRefused
-from serve.errors import ApiError, EngineUnavailable
+from serve.engine import AdapterNotLoaded, Engine, EngineModels, LoadRefused
+from serve.errors import ApiError, EngineFailed, EngineRefused, EngineUnavailable
 from serve.manifest import Manifest
 from serve.metrics import Metrics
 from serve.probes import Scored, Verdict, judge_probes
@@ -24,7 +26,8 @@ from serve.shelf import Load, LoadState, Shelf
 log = logging.getLogger(__name__)
 _AWAY_POLL_S = 0.25
 _RETRY_LIVE_S = 5.0
-_COMING = (PolicyState.canary, PolicyState.candidate, PolicyState.draft)
+# A job waits for its draft. Candidates may be held in any number, and are loaded when they are promoted at the latest.
+_COMING = (PolicyState.canary, PolicyState.draft, PolicyState.candidate)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,16 @@ class Swap:
     view: Callable[[], RegistryView | None]
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _held: Counter[Version] = field(default_factory=Counter)
+
+    @contextmanager
+    def held(self, version: Version) -> Iterator[None]:
+        """Keeps an adapter loaded until the block ends although the registry does not want it yet."""
+        self._held[version] += 1
+        try:
+            yield
+        finally:
+            self._held[version] -= 1
 
     def look_again(self) -> None:
         """Asks for a look right now: the registry changed, or the engine seemed to be away."""
@@ -126,15 +139,24 @@ class Swap:
         view = self.view()
         if view is None:
             return
-        wanted = wanted_versions(view, self.rules.max_versions)
-        for policy in wanted:
+        self.shelf.drain_all_but(self._kept())
+        for policy in wanted_versions(view, self.rules.max_versions):
             load = self.shelf.loads.get(policy.version)
             if load is None or (policy.version == view.live and _may_retry(load)):
                 await self._bring_up(policy, models)
-        await self._take_down(models, {policy.version for policy in wanted})
+        await self._take_down(models)
+
+    def _kept(self) -> set[Version]:
+        """What stays loaded: asked anew for each decision, because the registry moves while adapters are loaded."""
+        view = self.view()
+        wanted = [] if view is None else wanted_versions(view, self.rules.max_versions)
+        return {policy.version for policy in wanted} | (+self._held).keys()
 
     async def _bring_up(self, policy: Policy, models: EngineModels) -> None:
-        """Check the files, load, verify. Refusals are remembered; an engine that is away leaves nothing behind."""
+        """Check the files, load, verify. Refusals are remembered; an engine that is away leaves nothing behind.
+
+        Whatever else goes wrong is a refusal: one odd adapter must not hold up those that come after it.
+        """
         version = policy.version
         self.shelf.loads[version] = Load(LoadState.loading)
         try:
@@ -142,15 +164,16 @@ class Swap:
             if version not in models.adapters:
                 await self.engine.load(version, self._directory(policy))
             verdict = await self._verify(policy, manifest, models)
-        except (AdapterRefused, LoadRefused) as error:
-            self.shelf.loads[version] = Load(LoadState.refused, error=str(error))
-            self.metrics.loads.labels("refused").inc()
-            log.error("%s is refused: %s", version, error)
-            await self.engine.unload(version)
-            return
-        except BaseException:
+        except (EngineUnavailable, asyncio.CancelledError):
             self.shelf.loads.pop(version, None)
             raise
+        except (AdapterRefused, LoadRefused) as error:
+            await self._refuse(version, str(error))
+            return
+        except Exception as error:
+            log.exception("%s could not be brought up", version)
+            await self._refuse(version, f"unforeseen {type(error).__name__}; the gateway's log says more")
+            return
         self.shelf.loads[version] = Load(LoadState.loaded, verdict=verdict)
         self.metrics.loads.labels("loaded").inc()
         log.info(
@@ -160,13 +183,22 @@ class Swap:
             verdict.effect_served,
         )
 
-    async def _take_down(self, models: EngineModels, wanted: set[Version]) -> None:
-        """Unloads what nobody wants and no running request uses."""
+    async def _refuse(self, version: Version, why: str) -> None:
+        self.shelf.loads[version] = Load(LoadState.refused, error=why)
+        self.metrics.loads.labels("refused").inc()
+        log.error("%s is refused: %s", version, why)
+        with suppress(ApiError):  # What stays in the engine now is taken down by the next look.
+            await self.engine.unload(version)
+
+    async def _take_down(self, models: EngineModels) -> None:
+        """Unloads what was refused, and what nobody wants and no running request uses."""
         for version in models.adapters | self.shelf.loads.keys():
-            if version in wanted or self.shelf.in_flight[version]:
-                continue
             load = self.shelf.loads.get(version)
             if load is not None and load.state is LoadState.refused:
+                if version in models.adapters:
+                    await self.engine.unload(version)
+                continue
+            if version in self._kept() or self.shelf.in_flight[version]:
                 continue
             self.shelf.loads.pop(version, None)
             await self.engine.unload(version)
@@ -187,8 +219,13 @@ class Swap:
 
     async def _verify(self, policy: Policy, manifest: Manifest, models: EngineModels) -> Verdict:
         texts = [probe.token_ids for probe in manifest.probes]
-        base = await self.engine.score(models.base, texts)
-        adapter = await self.engine.score(policy.version, texts)
+        try:
+            base = await self.engine.score(models.base, texts)
+            adapter = await self.engine.score(policy.version, texts)
+        except AdapterNotLoaded as error:
+            raise EngineUnavailable(f"the engine was restarted while {policy.version} was verified") from error
+        except (EngineRefused, EngineFailed) as error:
+            raise AdapterRefused(f"the engine would not score its probes: {error.message}") from error
         verdict = judge_probes(manifest.probes, Scored(base, adapter), self.rules.tolerance_nats)
         if verdict.problem is not None:
             raise AdapterRefused(verdict.problem)

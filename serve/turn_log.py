@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from feedback.errors import LedgerUnavailable
+from feedback.ids import TenantId, TurnId
 from feedback.ledger import Ledger
 from feedback.turns import Turn
 
@@ -34,7 +35,7 @@ class TurnLog:
         self._patience_s = patience_s
         self._dropped = dropped
         self._queue: deque[_Waiting] = deque()
-        self._queued_turns = 0
+        self._queued: dict[TurnId, TenantId] = {}
         self._wake = threading.Condition()
         self._closing = False
         self._failing = False
@@ -49,13 +50,22 @@ class TurnLog:
             self._closing = True
             self._wake.notify()
         self._thread.join(within_s)
-        if self._queued_turns:
-            log.error("%d turns were not written: the ledger stayed away", self._queued_turns)
-            self._dropped(self._queued_turns)
+        if self._queued:
+            log.error("%d turns were not written: the ledger stayed away", len(self._queued))
+            self._dropped(len(self._queued))
 
     @property
     def queued_turns(self) -> int:
-        return self._queued_turns
+        return len(self._queued)
+
+    def is_queued(self, turn_id: TurnId, tenant: TenantId) -> bool:
+        """Whether a turn of that tenant waits to be written. Ask this before the ledger, or it is in neither."""
+        return self._queued.get(turn_id) == tenant
+
+    def try_again(self) -> None:
+        """The ledger is back: what waits is written now."""
+        with self._wake:
+            self._wake.notify()
 
     async def append(self, turns: Sequence[Turn]) -> None:
         """Returns when the turns are on disk or patience has run out; at once while the ledger is known to be away."""
@@ -70,11 +80,11 @@ class TurnLog:
 
     def _enqueue(self, waiting: _Waiting) -> bool:
         with self._wake:
-            if self._queued_turns + len(waiting.turns) > self._capacity:
+            if len(self._queued) + len(waiting.turns) > self._capacity:
                 self._dropped(len(waiting.turns))
                 return False
             self._queue.append(waiting)
-            self._queued_turns += len(waiting.turns)
+            self._queued.update((turn.id, turn.tenant) for turn in waiting.turns)
             self._wake.notify()
             return True
 
@@ -92,7 +102,9 @@ class TurnLog:
                 continue
             with self._wake:
                 for _ in group:
-                    self._queued_turns -= len(self._queue.popleft().turns)
+                    for turn in self._queue.popleft().turns:
+                        # A turn may wait twice: a caller who leaves at the very end has theirs appended again.
+                        self._queued.pop(turn.id, None)
             for waiting in group:
                 waiting.written()
 

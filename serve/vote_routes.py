@@ -1,6 +1,7 @@
 """`/v1/feedback`: what people say about turns goes into the ledger, and is read back from it.
 
-201 is sent only once the event is on disk; without Redis it is 503 and nothing is recorded.
+201 is sent only once the event is on disk; without Redis, or before the turn itself is on disk, it is 503 and nothing
+is recorded.
 """
 
 from typing import Annotated, Any
@@ -10,18 +11,19 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 
 from feedback.access_keys import Scope
 from feedback.errors import UnknownTurn
-from feedback.events import Comparison, Edit, Event, Rating, Retract
+from feedback.events import Comparison, Edit, Event, Rating, Retract, turns_named
 from feedback.ids import TurnId, UserId
 from feedback.ledger import Ledger, Speaker
 from serve.access import caller_of, needs
-from serve.errors import NotFound
+from serve.errors import NotFound, TurnQueued
 from serve.metrics import Metrics
+from serve.turn_log import TurnLog
 
 Said = Annotated[Rating | Comparison | Edit | Retract, Body(discriminator="kind")]
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=256)]
 
 
-def vote_routes(ledger: Ledger, metrics: Metrics) -> APIRouter:
+def vote_routes(ledger: Ledger, turn_log: TurnLog, metrics: Metrics) -> APIRouter:
     router = APIRouter(tags=["feedback"])
 
     @router.post("/v1/feedback", status_code=201)
@@ -29,10 +31,13 @@ def vote_routes(ledger: Ledger, metrics: Metrics) -> APIRouter:
     def say(request: Request, said: Said, idempotency_key: IdempotencyKey = None) -> Response:
         """One statement. The same Idempotency-Key with the same body gives the same event again, with status 200."""
         speaker = Speaker(caller_of(request).tenant)
+        queued = [turn_id for turn_id in turns_named(said) if turn_log.is_queued(turn_id, speaker.tenant)]
         try:
             appended = ledger.append_event(said, speaker, idempotency_key=idempotency_key)
         except UnknownTurn as error:
             param = "turn_ids" if said.kind == "comparison" else "turn_id"
+            if queued:
+                raise TurnQueued(queued[0], param=param) from error
             raise NotFound(str(error), param=param, code="turn_not_found") from error
         if appended.created:
             metrics.votes.labels(said.kind, said.source).inc()

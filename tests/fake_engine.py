@@ -16,6 +16,7 @@ import orjson
 from aiohttp import web
 
 BASE = "v0000-base"
+MAX_MODEL_LEN = 2048
 WORDS = ("the", " quick", " brown", " fox", " jumps", " over", " the", " lazy", " dog", ".")
 
 
@@ -28,6 +29,7 @@ class Behaviour:
     error_after: int | None = None
     status: int = 200
     refuse_load: bool = False
+    refuse_unload: bool = False
     away: bool = False
 
 
@@ -36,6 +38,7 @@ class FakeEngine:
     port: int = 0
     behaviour: Behaviour = Behaviour()
     adapters: dict[str, str] = field(default_factory=dict)
+    unloads: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     held: bool = False
     running: int = 0
@@ -55,7 +58,7 @@ class FakeEngine:
     # What it answers ---------------------------------------------------------------------------------------------
     async def models(self, request: web.Request) -> web.Response:
         self._be_there(request)
-        base = {"id": BASE, "object": "model", "parent": None, "root": "/model", "max_model_len": 2048}
+        base = {"id": BASE, "object": "model", "parent": None, "root": "/model", "max_model_len": MAX_MODEL_LEN}
         cards = [{"id": name, "object": "model", "parent": BASE, "root": path} for name, path in self.adapters.items()]
         return web.json_response({"object": "list", "data": [base, *cards]})
 
@@ -73,7 +76,11 @@ class FakeEngine:
 
     async def unload(self, request: web.Request) -> web.Response:
         self._be_there(request)
-        if self.adapters.pop((await request.json())["lora_name"], None) is None:
+        name = (await request.json())["lora_name"]
+        self.unloads.append(name)
+        if self.behaviour.refuse_unload:
+            return _error(500, "the engine would keep it")
+        if self.adapters.pop(name, None) is None:
             return _error(404, "cannot be found")
         return web.Response(text="Success")
 
@@ -84,6 +91,8 @@ class FakeEngine:
             return _error(404, f"The model `{body['model']}` does not exist.")
         if "prompt_logprobs" in body:
             await asyncio.sleep(self.behaviour.delay_s)
+            if any(len(text) + body["max_tokens"] > MAX_MODEL_LEN for text in body["prompt"]):
+                return _error(400, f"the context is {MAX_MODEL_LEN} tokens long")
             return web.json_response(_scored(body))
         self.bodies.append(body)
         if self.behaviour.status != 200:

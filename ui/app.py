@@ -48,9 +48,8 @@ async def serve(settings: Settings, draw: Draw = draw_side) -> None:
 def build_app(settings: Settings, wire: Wire, page_key: str, draw: Draw) -> FastAPI:
     """Both pages, mounted, behind the front."""
     visitors = Visitors(load_secret(settings.cookie_secret_path), secure=settings.ui.secure_cookie)
-    sampling = {name: getattr(settings.ui, name) for name in ("max_tokens", "temperature", "top_p")}
     gateway = ChatGateway(wire, page_key)
-    desks = Desks(Given(gateway, sampling, draw), visitors)
+    desks = Desks(given(settings, gateway, draw), visitors)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Front, visitors=visitors)
     app.add_route("/healthz", _healthy)
@@ -58,6 +57,12 @@ def build_app(settings: Settings, wire: Wire, page_key: str, draw: Draw) -> Fast
     _mount(app, StatusPage(OperatorGateway(wire), Operators(visitors)).build(), "/status", "status.css")
     _mount(app, ChatPage(desks, gateway, streams=settings.ui.streams).build(), "/", "chat.css")
     return app
+
+
+def given(settings: Settings, gateway: ChatGateway, draw: Draw) -> Given:
+    """What the desks chat with."""
+    sampling = {name: getattr(settings.ui, name) for name in ("max_tokens", "temperature", "top_p")}
+    return Given(gateway, settings.line.name, sampling, draw)
 
 
 def _mount(app: FastAPI, page: gr.Blocks, path: str, sheet: str) -> None:

@@ -54,6 +54,8 @@ def sentence(error: UiError) -> str:
 def _refusal(error: GatewayRefused) -> str:
     if error.status in (401, 403):
         return "The page may not do that. Its operator should look at the page's key."
+    if error.code == "model_not_found":
+        return "This page asks for a model that is not served here. Its operator should look at the line's name."
     if error.status == 404:
         return "That is no longer kept, so nothing was recorded."
     if error.status == 413 or error.code == "context_length_exceeded":

@@ -13,7 +13,6 @@ from ui.chat.conversations import STOPPED, Message, Said, Turn
 from ui.errors import AnswerBroken, GatewayAway, GatewayRefused
 
 Json = dict[str, Any]
-MODEL = "burnish"
 TURNS_KEPT_IN_VIEW = 200
 _CALL = aiohttp.ClientTimeout(total=15, sock_connect=5)
 _STREAM = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=120)
@@ -22,8 +21,9 @@ _EVENT_FIELDS = frozenset({"id", "object", "created_at", "ordinal", "tenant"})
 
 @dataclass(frozen=True)
 class Ask:
-    """One request for an answer."""
+    """One request for an answer from `model`: the public id of whatever is live."""
 
+    model: str
     messages: tuple[Message, ...]
     user: str
     session: str
@@ -35,7 +35,7 @@ class Ask:
         if self.compare_with is not None:
             metadata["compare_with"] = self.compare_with
         return {
-            "model": MODEL,
+            "model": self.model,
             "stream": True,
             "messages": [{"role": message.role, "content": message.text} for message in self.messages],
             "user": self.user,

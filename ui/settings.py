@@ -20,6 +20,14 @@ class GatewaySection(BaseModel):
     url: str | None = None
 
 
+class LineSection(BaseModel):
+    """The line whose live policy answers; its name is the public model id."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str = "burnish"
+
+
 class UiSection(BaseModel):
     """`max_tokens`, `temperature` and `top_p` go with every chat request of the page."""
 
@@ -47,6 +55,7 @@ class Settings(BaseSettings):
 
     home: Path = Path(".burnish")
     gateway: GatewaySection = GatewaySection()
+    line: LineSection = LineSection()
     ui: UiSection = UiSection()
 
     @classmethod

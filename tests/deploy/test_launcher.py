@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.services import ROOT, free_port, wait_until
 
@@ -204,3 +205,12 @@ def test_a_wrong_setting_is_quoted_by_its_variable(tmp_path: Path) -> None:
     with launched(tmp_path, fake("one"), env={"BURNISH_UI_PORT": "seventy"}) as burnish:
         assert burnish.process.wait(20) == 1
         assert "BURNISH_UI_PORT = 'seventy'" in burnish.output()
+
+
+@pytest.mark.parametrize("given", ["somebody/some-model", "/no/such/folder"])
+def test_a_model_that_is_no_folder_is_refused_with_what_to_do(tmp_path: Path, given: str) -> None:
+    with launched(tmp_path, fake("one"), env={"BURNISH_MODEL_PATH": given}) as burnish:
+        assert burnish.process.wait(20) == 1
+        assert f"BURNISH_MODEL_PATH = '{given}' is no folder" in burnish.output()
+        assert f"hf download {given} --local-dir FOLDER" in burnish.output()
+        assert burnish.starts("one") == 0

@@ -56,9 +56,10 @@ def test_a_gateway_open_to_all_is_reached_on_loopback(monkeypatch: pytest.Monkey
     assert load_settings().gateway_url == "http://127.0.0.1:8000"
 
 
-def test_a_model_id_is_passed_on_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BURNISH_MODEL_PATH", "somebody/some-model")
-    assert load_settings().model_path == "somebody/some-model"
+def test_a_given_model_is_passed_on_as_an_absolute_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BURNISH_MODEL_PATH", "models/mine")
+    told = child_environment(load_settings(), {})
+    assert told["BURNISH_MODEL_PATH"] == str(tmp_path / "models" / "mine")
 
 
 def test_a_redis_given_by_url_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:

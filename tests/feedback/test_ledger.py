@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from feedback.errors import (
 from feedback.ids import LineName, TenantId, UserId
 from feedback.ledger import Ledger, Speaker
 from feedback.standing import standing
+from feedback.turn_rows import TURN_TTL_S
 from tests.feedback.makers import TENANT, comparison, make_turn, said
 from tests.services import start_redis
 
@@ -55,6 +57,47 @@ def test_a_turn_is_kept_for_ever_once_an_event_is_about_it(ledger: Ledger, redis
     assert 0 < client.ttl(key) <= 30 * 24 * 3600
     ledger.append_event(comparison(first, second), ANN)
     assert client.ttl(key) == -1
+
+
+def test_the_indexes_of_turns_forget_what_is_no_longer_kept(ledger: Ledger, redis_url: str) -> None:
+    client = connect(redis_url)
+    old = make_turn(at=1000.0, user="ann", session="s")
+    ledger.append_turns([old])
+    indexes = client.keys("burnish:burnish:turns:*")
+    assert len(indexes) == 3
+    assert all(0 < client.ttl(index) <= TURN_TTL_S for index in indexes)
+    within = make_turn(at=1000.0 + TURN_TTL_S, user="ann", session="s")
+    ledger.append_turns([within])
+    assert ledger.turns_of(TENANT) == [within, old]
+    later = make_turn(at=1001.0 + TURN_TTL_S, user="ann", session="s")
+    ledger.append_turns([later])
+    assert {client.zcard(index) for index in indexes} == {2}
+    assert ledger.turns_of(TENANT, user=UserId("ann")) == [later, within]
+    assert ledger.turn(old.id) == old
+
+
+def test_a_turn_that_cannot_be_read_hides_no_other_and_is_logged(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(210):
+        deep = {"a": deep}
+    good, bad = make_turn(at=1.0), make_turn(at=2.0, sampling={"response_format": deep})
+    ledger.append_turns([good, bad])
+    assert ledger.turns_of(TENANT) == [good]
+    assert ledger.turns([bad.id, good.id]) == {good.id: good}
+    assert bad.id in caplog.text
+    with pytest.raises(UnknownTurn):
+        ledger.append_event(said("rating", turn_id=bad.id, value="up"), ANN)
+
+
+def test_tenants_whose_names_run_into_each_other_see_their_own_turns_alone(ledger: Ledger) -> None:
+    mine = make_turn(user="all:")
+    ledger.append_turns([mine])
+    assert ledger.turns_of(TenantId(f"{TENANT}:user")) == []
+    ledger.append_turns([make_turn(id=mine.id, tenant="else")])
+    assert ledger.turns_of(TenantId("else")) == []
+    assert ledger.turns_of(TENANT, user=UserId("all:")) == [mine]
 
 
 def test_events_are_counted_in_order_and_found_by_their_turns(ledger: Ledger) -> None:
@@ -97,6 +140,24 @@ def test_the_view_agrees_with_the_log_after_every_kind_of_event_and_after_a_rebu
     assert ledger.vote_counts() == counts
 
 
+def test_the_log_alone_brings_back_everything_that_was_said(ledger: Ledger, redis_url: str) -> None:
+    first, second = two_turns(ledger)
+    by_ann = ledger.append_event(comparison(first, second), ANN).event
+    by_ben = ledger.append_event(comparison(first, second), Speaker(TENANT, UserId("ben"))).event
+    back = ledger.append_event(said("retract", event_id=by_ben.id), Speaker(TENANT, UserId("ben"))).event
+    counts, last_vote_at = ledger.vote_counts(), ledger.last_vote_at()
+    client = connect(redis_url)
+    kept = {"burnish:burnish:log", *(f"burnish:burnish:turn:{turn}" for turn in (first, second))}
+    client.delete(*(key for key in client.keys("burnish:burnish:*") if key not in kept))
+    assert ledger.rebuild() == 3
+    assert ledger.standing_events() == [by_ann]
+    assert ledger.events_about(first) == [by_ann, by_ben, back]
+    assert (ledger.vote_counts(), ledger.last_vote_at()) == (counts, last_vote_at)
+    assert ledger.last_ordinal() == 3
+    ledger.append_event(comparison(second, first), Speaker(TENANT, UserId("cleo")))
+    assert ledger.pairs_since(3) == 1
+
+
 def test_one_idempotency_key_makes_one_event(ledger: Ledger) -> None:
     first, second = two_turns(ledger)
     made = ledger.append_event(comparison(first, second), ANN, idempotency_key="k")
@@ -131,6 +192,21 @@ def test_twenty_callers_with_one_key_at_once_make_one_event(ledger: Ledger) -> N
     assert len(list(ledger.logged_events())) == 1
 
 
+def test_a_judge_speaking_about_a_persons_turn_leaves_the_persons_vote(ledger: Ledger) -> None:
+    first, second = two_turns(ledger, user="ann")
+    by_ann = ledger.append_event(comparison(first, second), Speaker(TENANT)).event
+    judged = ledger.append_event(comparison(first, second, "second", source="judge"), Speaker(TENANT)).event
+    assert ledger.standing_events() == [by_ann, judged]
+
+
+def test_an_idempotency_key_is_one_tenants_own_however_the_names_run_together(ledger: Ledger) -> None:
+    theirs, mine = make_turn(tenant="a:b"), make_turn(tenant="a")
+    ledger.append_turns([theirs, mine])
+    for turn, key in ((theirs, "c"), (mine, "b:c")):
+        vote = said("rating", turn_id=turn.id, value="up")
+        assert ledger.append_event(vote, Speaker(turn.tenant), idempotency_key=key).created
+
+
 def test_what_is_not_theirs_does_not_exist_for_them_and_nothing_is_recorded(
     ledger: Ledger,
 ) -> None:
@@ -162,6 +238,7 @@ def test_statements_that_make_no_sense_of_the_turns_are_refused(ledger: Ledger) 
 
 def test_a_vote_accepted_before_kill_9_is_there_afterwards(tmp_path: Path) -> None:
     with start_redis(tmp_path) as server:
+        assert check_durability(connect(server)) == []
         ledger = Ledger(connect(server), LineName("burnish"))
         first, second = two_turns(ledger)
         event = ledger.append_event(comparison(first, second), ANN).event

@@ -67,6 +67,13 @@ def test_a_later_word_by_the_same_person_takes_the_place_of_the_earlier_in_whate
     assert standing([first, second, by_ben, thumb]) == [second, by_ben, thumb]
 
 
+@pytest.mark.parametrize("source", ["judge", "simulated"])
+def test_a_judge_or_a_simulated_user_never_takes_the_place_of_a_person(source: str) -> None:
+    by_ann = make_event(comparison("a", "b"), 1)
+    first, second = (make_event(comparison("a", "b", "second", source=source), n) for n in (2, 3))
+    assert standing([by_ann, first, second]) == [by_ann, second]
+
+
 def test_a_retraction_empties_the_place_and_a_late_one_changes_nothing() -> None:
     first, second = (
         make_event(comparison("a", "b"), 1),

@@ -173,8 +173,17 @@ def test_the_same_work_is_the_same_job_and_a_failed_one_waits_again(
     assert jobs.get(first.job.id).error == "no luck"
     assert jobs.create(make_request()).created
     assert jobs.get(first.job.id).state is JobState.queued
-    with pytest.raises(UnknownJob):
-        jobs.get(JobId("job-none"))
+
+
+@pytest.mark.parametrize("suffix", [":snapshot", ":curve", "-none"])
+def test_a_job_that_is_none_is_unknown_even_where_its_name_ends_like_another_key(jobs: JobStore, suffix: str) -> None:
+    claim = claimed(jobs)
+    jobs.add_point(claim, {"step": 1, "loss": 0.7})
+    job = JobId(claim.job_id + suffix)
+    with pytest.raises(UnknownJob, match=job):
+        jobs.get(job)
+    with pytest.raises(UnknownJob, match=job):
+        jobs.snapshot(job)
 
 
 def test_a_failed_job_that_is_started_again_forgets_its_version_its_report_and_its_curve(

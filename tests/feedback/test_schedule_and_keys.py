@@ -1,12 +1,13 @@
 """When it trains, as a table; and API keys on a real Redis."""
 
+import re
 from typing import Any
 
 import pytest
 
 from feedback.access_keys import KeyStore, Scope, digest_of
 from feedback.connection import connect
-from feedback.errors import UnknownKey
+from feedback.errors import TenantRefused, UnknownKey
 from feedback.ids import KeyId, TenantId
 from feedback.schedule import ScheduleFacts, ScheduleRules, decide
 
@@ -59,3 +60,12 @@ def test_a_key_is_kept_hashed_and_can_be_revoked(redis_url: str) -> None:
     assert store.adopt(secret, "page", frozenset({Scope.operator}), TenantId("page")) == revoked
     with pytest.raises(UnknownKey):
         store.revoke(KeyId("key-none"))
+
+
+@pytest.mark.parametrize("tenant", ["", "a:b", "a b", "a/b", "a\n", "\u00e4", "x" * 65])
+def test_a_tenant_has_a_plain_name(redis_url: str, tenant: str) -> None:
+    store = KeyStore(connect(redis_url))
+    with pytest.raises(TenantRefused, match=re.escape(repr(tenant))):
+        store.make("page", frozenset({Scope.chat}), TenantId(tenant))
+    assert store.all() == []
+    assert store.make("page", frozenset({Scope.chat}), TenantId("Acme-2.eu_west"))[0].tenant == "Acme-2.eu_west"

@@ -163,6 +163,10 @@ DAMAGED: dict[str, tuple[Damage, str]] = {
     "an empty file": (write_weights(b""), "header claims"),
     "a header that claims all memory": (write_weights(struct.pack("<Q", 2**62) + b"{}"), "header claims"),
     "a header that is no JSON": (write_weights(struct.pack("<Q", 4) + b"{{{{"), "not JSON"),
+    "a header that is nested too deep": (
+        write_weights(struct.pack("<Q", 200_004) + b"[" * 100_000 + b"]" * 100_004),
+        "not JSON",
+    ),
     "a header that is a list": (write_weights(struct.pack("<Q", 2) + b"[]"), "not an object"),
     "overlapping tensors": (
         change_header(lambda h: h[sorted(h)[2]].update(data_offsets=h[sorted(h)[1]]["data_offsets"])),
@@ -172,6 +176,7 @@ DAMAGED: dict[str, tuple[Damage, str]] = {
     "negative offsets": (change_header(lambda h: h[first(h)].update(data_offsets=[-8, 0])), "does not fit"),
     "a negative shape": (change_header(lambda h: h[first(h)].update(shape=[-1, -576])), "does not fit"),
     "an unknown dtype": (change_header(lambda h: h[first(h)].update(dtype="PICKLE")), "does not fit"),
+    "a dtype that is a list": (change_header(lambda h: h[first(h)].update(dtype=[])), "does not fit"),
     "no offsets": (change_header(lambda h: h[first(h)].pop("data_offsets")), "no dtype, shape and offsets"),
 }
 

@@ -117,17 +117,18 @@ def test_swaps_under_streams_lose_and_mix_nothing(
     wait_answers(chatter, one, 4)
     two = go_live(real_api, real_publisher, strong_adapters[1])
     wait_answers(chatter, two, 4)
+    assert {load_of(real_api, version)["state"] for version in (one, two)} == {"loaded"}
+    asked_at = time.monotonic()
     assert real_api.post("/operator/rollback", json=WHY).status_code == 200
     rolled_back_at = time.monotonic()
     assert live_now(real_api) == one
-    took_s = time.monotonic() - rolled_back_at
     wait_answers(chatter, one, answers_of(chatter, one) + 4)
     chatter.stop.set()
 
     assert chatter.failures == []
     late = [a for a in chatter.answers if a["version"] == two and a["at"] > rolled_back_at]
     assert late == [], f"{len(late)} requests that began after the rollback got the withdrawn version"
-    assert took_s < 60
+    assert rolled_back_at - asked_at <= 1
     versions = ("v0000-base", one)
     for version in versions:
         mine = [answer for answer in chatter.answers if answer["version"] == version and answer["tokens"]]

@@ -86,7 +86,9 @@ def test_each_choice_is_a_turn_that_holds_what_was_sent(path: str, stream: bool,
         assert turn["sampling"] == {"seed": 7, "temperature": 0.5}
         assert turn["finish_reason"] == "length"
         assert (turn["first_token_ms"] is not None) == stream
-    assert [t["id"] for t in shared_api.get("/v1/turns?session=s9&limit=2").json()["data"]][:1] != []
+    for limit in (1, 2):
+        page = shared_api.get(f"/v1/turns?session=s9&limit={limit}").json()["data"]
+        assert [turn["id"] for turn in page] == [f"{first}.1", first][:limit], "the newest come first"
 
 
 def test_store_false_keeps_no_turn(shared_api: httpx.Client) -> None:

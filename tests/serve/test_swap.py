@@ -15,14 +15,22 @@ import pytest
 
 from feedback.ids import Version
 from feedback.policies import PolicyState
-from tests.fake_engine import FakeEngine
+from serve.swap import wanted_versions
+from tests.fake_engine import MAX_MODEL_LEN, FakeEngine
 from tests.serve.conftest import ask, fake_probes
+from tests.serve.makers import make_policy, make_view
 from tests.serve.publish import WEIGHTS, Publisher
 from tests.serve.test_bad_input import error_of
 from tests.serve.test_streams import CHAT, streamed, text_of
 from tests.services import Gateway, start_gateway, wait_until
 
 WHY = {"reason": "a test"}
+
+
+def other_probes(version: Version, directory: Path) -> Sequence[dict[str, Any]]:
+    """Numbers that no adapter of the fake engine has."""
+    (probe,) = fake_probes(version, directory)
+    return [{**probe, "adapter": [x + 1 for x in probe["adapter"]]}]
 
 
 def load_of(api: httpx.Client, version: Version) -> dict[str, Any]:
@@ -51,6 +59,15 @@ def go_live(api: httpx.Client, publisher: Publisher, made: Path) -> Version:
     version = publisher.publish(made)
     assert promote(api, version).status_code == 200
     return version
+
+
+def test_held_candidates_leave_room_for_a_draft_and_for_what_a_rollback_brings_back() -> None:
+    live, former = make_policy(7, PolicyState.live), make_policy(6, PolicyState.retired)
+    candidates = [make_policy(counter, PolicyState.candidate) for counter in (1, 2, 3, 4, 5)]
+    draft, rejected = make_policy(8, PolicyState.draft), make_policy(9, PolicyState.rejected)
+    view = make_view(former, live, others=(*candidates, draft, rejected))
+    assert wanted_versions(view, 5) == [live, former, draft, *candidates[:2:-1]]
+    assert wanted_versions(view, 9) == [live, former, draft, *candidates[::-1], rejected]
 
 
 def test_a_draft_is_loaded_and_answers_operators_only(
@@ -83,9 +100,12 @@ def test_promotion_and_rollback_move_the_very_next_request(
     two = go_live(api, publisher, two_adapters[1])
     assert live_now(api) == two
     assert api.get("/v1/models/burnish").json()["root"] == f"burnish@{two}"
+    assert {load_of(api, version)["state"] for version in (one, two)} == {"loaded"}
+    asked_at = time.monotonic()
     back = api.post("/operator/rollback", json=WHY)
     assert back.json() == {"live": one, "previous": "v0000-base", "epoch": back.json()["epoch"]}
     assert live_now(api) == one
+    assert time.monotonic() - asked_at <= 1
     assert api.post(f"/operator/policies/{one}/withdraw", json=WHY).json()["live"] == "v0000-base"
     assert live_now(api) == "v0000-base"
     actions = [(entry["action"], entry["reason"]) for entry in api.get("/operator/audit").json()["audit"]]
@@ -126,6 +146,9 @@ def test_live_and_previous_stay_loaded_and_older_ones_go_once_nobody_uses_them(
     three = go_live(api, publisher, two_adapters[0])
     time.sleep(1.5)  # longer than the loop waits between two looks
     assert {one, two, three} <= fake.adapters.keys(), "the first is still in use"
+    late = error_of(api.post(CHAT, json=ask(model=f"burnish@{one}")), 404)
+    assert "being unloaded" in late["message"], "or those who pin it would keep it loaded for ever"
+    assert f"burnish@{one}" not in [m["id"] for m in api.get("/v1/models").json()["data"]]
     fake.held = False
     stream.join()
     assert text_of(answers[0])
@@ -180,6 +203,34 @@ def test_an_adapter_the_engine_refuses_is_refused(
     version = publisher.publish(two_adapters[0])
     wait_loaded(api, version, "refused")
     assert "would not have it" in load_of(api, version)["error"]
+
+
+def test_an_adapter_the_engine_will_not_score_is_refused_and_holds_up_no_other(
+    api: httpx.Client, publisher: Publisher, two_adapters: tuple[Path, Path], fake: FakeEngine
+) -> None:
+    def too_long(version: Version, directory: Path) -> Sequence[dict[str, Any]]:
+        numbers = [-1.0] * (MAX_MODEL_LEN - 1)
+        return [{"token_ids": [1] * MAX_MODEL_LEN, "start": 1, "base": numbers, "adapter": numbers}]
+
+    odd = replace(publisher, probing=too_long).publish(two_adapters[0], PolicyState.draft)
+    behind = publisher.publish(two_adapters[1])
+    wait_loaded(api, odd, "refused")
+    assert "would not score" in load_of(api, odd)["error"]
+    wait_loaded(api, behind)
+    assert fake.adapters.keys() == {behind}
+
+
+def test_a_refused_adapter_does_not_stay_in_the_engine(
+    api: httpx.Client, publisher: Publisher, two_adapters: tuple[Path, Path], fake: FakeEngine
+) -> None:
+    fake.behave(refuse_unload=True)
+    version = replace(publisher, probing=other_probes).publish(two_adapters[0])
+    wait_loaded(api, version, "refused")
+    wait_until(lambda: fake.unloads.count(version) > 1, within_s=5, what="the engine is asked again")
+    assert error_of(promote(api, version), 409)["code"] == "adapter_refused"
+    fake.behave(refuse_unload=False)
+    wait_until(lambda: version not in fake.adapters, within_s=5, what="it is unloaded")
+    assert load_of(api, version)["state"] == "refused"
 
 
 def test_an_engine_that_is_away_is_503_and_comes_back_with_the_live_version(

@@ -7,15 +7,17 @@ from typing import Any
 import httpx
 import pytest
 
+from feedback.access_keys import KeyStore, Scope
 from feedback.connection import connect
-from feedback.ids import LineName
+from feedback.ids import LineName, TenantId
 from feedback.jobs import Announcement, JobStore
 from feedback.ledger import Ledger
 from feedback.schedule import ScheduleRules
 from tests.serve.conftest import ask
+from tests.serve.test_access import knows
 from tests.serve.test_bad_input import error_of
 from tests.serve.test_streams import CHAT
-from tests.services import Gateway
+from tests.services import Gateway, wait_until
 
 LINE = LineName("burnish")
 
@@ -87,6 +89,24 @@ def test_a_second_answer_is_bound_to_the_first(shared_api: httpx.Client) -> None
     stranger = shared_api.post(CHAT, json=ask(user="bob", metadata={"compare_with": first}))
     assert error_of(stranger, 404)["code"] == "turn_not_found"
     assert say(shared_api, "comparison", turn_ids=[first, second], verdict="tie").status_code == 201
+
+
+def test_a_vote_on_a_turn_that_is_not_recorded_yet_is_asked_to_come_again(api: httpx.Client, gateway: Gateway) -> None:
+    redis = connect(gateway.redis_url)
+    _, other = KeyStore(redis).make("stranger", frozenset(Scope), TenantId("elsewhere"))
+    stranger = {"Authorization": f"Bearer {other}"}
+    wait_until(lambda: knows(api, other), within_s=5, what="the new key is known")
+    redis.client_pause(1600, all=False)  # Reads are answered, writes wait.
+    turn = answered(api)
+    vote = {"kind": "rating", "turn_id": turn, "value": "up"}
+    second = ask(metadata={"compare_with": turn})
+    for path, body in (("/v1/feedback", vote), (CHAT, second)):
+        early = api.post(path, json=body)
+        assert error_of(early, 503)["code"] == "turn_queued"
+        assert early.headers["retry-after"]
+        assert error_of(api.post(path, json=body, headers=stranger), 404)["code"] == "turn_not_found"
+    wait_until(lambda: api.post("/v1/feedback", json=vote).status_code == 201, within_s=10, what="it is accepted")
+    assert api.post(CHAT, json=second).status_code == 200
 
 
 def test_turns_are_listed_by_person_and_session_newest_first(shared_api: httpx.Client) -> None:

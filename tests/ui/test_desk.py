@@ -11,13 +11,16 @@ import pytest
 
 from tests.fake_engine import Behaviour, FakeEngine, fake_engine
 from tests.services import Gateway, start_gateway, start_redis
+from ui.app import given
 from ui.chat import asking, voting
 from ui.chat.acts import act
 from ui.chat.compare import Choice
 from ui.chat.conversations import STOPPED
 from ui.chat.desk import Desk, Given
+from ui.chat.kept import read_kept
 from ui.errors import GatewayAway, GatewayRefused
 from ui.gateway import ChatGateway, OperatorGateway, Wire
+from ui.settings import load_settings
 
 SAMPLING = {"max_tokens": 10, "temperature": 0.8, "top_p": 0.95}
 
@@ -54,7 +57,8 @@ async def wire(gateway: Gateway) -> AsyncIterator[Wire]:
 @pytest.fixture
 def desk(wire: Wire, gateway: Gateway) -> Desk:
     return Desk(
-        Given(ChatGateway(wire, gateway.key("page")), SAMPLING, draw=lambda: True), f"visitor-{uuid.uuid4().hex}"
+        Given(ChatGateway(wire, gateway.key("page")), "burnish", SAMPLING, draw=lambda: True),
+        f"visitor-{uuid.uuid4().hex}",
     )
 
 
@@ -219,7 +223,7 @@ async def test_a_correction_goes_on_in_place_of_the_answer(desk: Desk, fake: Fak
 
 async def test_without_the_ledger_a_vote_changes_nothing_on_screen(desk: Desk, wire: Wire) -> None:
     await do(asking.send(desk, "Hi"))
-    away = Given(ChatGateway(Wire(wire._http, "http://127.0.0.1:1"), "none"), SAMPLING, draw=lambda: True)
+    away = Given(ChatGateway(Wire(wire._http, "http://127.0.0.1:1"), "none"), "burnish", SAMPLING, draw=lambda: True)
     desk.given = away
     with pytest.raises(GatewayAway):
         await voting.rate(desk, 1, "up")
@@ -228,10 +232,70 @@ async def test_without_the_ledger_a_vote_changes_nothing_on_screen(desk: Desk, w
     await voting.vote(desk, Choice.left)
 
 
+async def test_a_reload_in_the_middle_of_an_answer_shows_the_question_once(desk: Desk, fake: FakeEngine) -> None:
+    fake.behave(delay_s=0.1)
+    kept = desk.remembered()
+    async for _ in asking.send(desk, "Hi"):
+        if desk.writing is not None and desk.writing.text:
+            kept = desk.remembered()
+            asking.stop(desk)
+    assert kept.draft == "Hi"
+    again = Desk(desk.given, desk.visitor)
+    while not again.turns:  # until the ledger has what was stopped
+        await asyncio.sleep(0.05)
+        await again.restore(kept)
+    assert [message.role for message in again.on_screen()] == ["user", "assistant"]
+    assert again.remembered().draft == ""
+
+
+async def test_the_same_words_said_once_more_still_wait_for_their_answer_after_a_reload(
+    desk: Desk, fake: FakeEngine
+) -> None:
+    await do(asking.send(desk, "Go on"))
+    fake.behave(error_after=1)
+    await do(asking.send(desk, "Go on"))
+    again = Desk(desk.given, desk.visitor)
+    await again.restore(read_kept(desk.remembered().as_json()))
+    assert again.on_screen() == desk.on_screen()
+    assert [message.role for message in again.on_screen()] == ["user", "assistant", "user"]
+
+
+async def test_a_changed_message_without_an_answer_stands_in_its_own_place_after_a_reload(
+    desk: Desk, fake: FakeEngine
+) -> None:
+    await do(asking.send(desk, "What is a cat?"))
+    fake.behave(error_after=1)
+    await do(asking.change_message(desk, 0, "What is a dog?"))
+    again = Desk(desk.given, desk.visitor)
+    await again.restore(desk.remembered())
+    assert [message.text for message in again.on_screen()] == ["What is a dog?"]
+
+
+async def test_a_page_of_a_line_with_another_name_asks_for_that_lines_model(
+    tmp_path: Path, shared_fake: FakeEngine, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BURNISH_LINE_NAME", "polish")
+    with (
+        start_redis(tmp_path / "redis") as redis_url,
+        start_gateway(tmp_path / "home", redis_url, shared_fake.url, model=model_dir) as gateway,
+    ):
+        async with aiohttp.ClientSession() as http:
+            chat = ChatGateway(Wire(http, gateway.url), gateway.key("page"))
+            desk = Desk(given(load_settings(), chat, draw=lambda: True), "visitor-1")
+            await do(asking.send(desk, "Hi"))
+            assert desk.notice is None
+            assert desk.path.tip is not None
+            assert desk.path.tip.version.startswith("polish@")
+            stray = Desk(replace(desk.given, model="burnish"), "visitor-1")
+            await do(asking.send(stray, "Hi"))
+            assert stray.notice is not None
+            assert "a model that is not served here" in stray.notice.text
+
+
 async def test_a_desk_that_could_not_be_restored_is_restored_later(desk: Desk, wire: Wire) -> None:
     await do(asking.send(desk, "Hi"))
-    kept = replace(desk.remembered(), draft="Not sent yet")
-    away = Given(ChatGateway(Wire(wire._http, "http://127.0.0.1:1"), "none"), SAMPLING, draw=lambda: True)
+    kept = replace(desk.remembered(), draft="Not sent yet", place=2)
+    away = Given(ChatGateway(Wire(wire._http, "http://127.0.0.1:1"), "none"), "burnish", SAMPLING, draw=lambda: True)
     again = Desk(away, desk.visitor)
     with pytest.raises(GatewayAway):
         await again.restore(kept)

@@ -82,7 +82,9 @@ def test_an_operator_key_is_held_for_its_own_browser_until_it_idles() -> None:
         (None, Kept()),
         ([], Kept()),
         ({"current": "ab12", "undone": ["x", 3, "<b>"], "hidden": "no", "draft": 7}, Kept("ab12", frozenset({"x"}))),
-        ({"current": "../x y", "draft": "hello"}, Kept(draft="hello")),
+        ({"current": "../x y", "draft": "hello", "place": 4}, Kept(draft="hello", place=4)),
+        ({"draft": "hello", "place": -1}, Kept(draft="hello")),
+        ({"draft": "hello", "place": True}, Kept(draft="hello")),
     ],
 )
 def test_what_a_browser_kept_is_read_only_as_far_as_it_fits(sent: Any, kept: Kept) -> None:
@@ -126,6 +128,7 @@ def test_only_allowed_moves_are_offered(policy: dict[str, Any], moves: tuple[str
         (GatewayAway("x", 5), "Try again in about 5 seconds."),
         (GatewayAway("x"), "Try again in a moment."),
         (GatewayRefused(404, None, "x"), "no longer kept"),
+        (GatewayRefused(404, "model_not_found", "x"), "a model that is not served here"),
         (GatewayRefused(400, "context_length_exceeded", "x"), "too long"),
         (GatewayRefused(400, None, "max_tokens is 0."), "max_tokens is 0."),
         (UnknownVisitor(""), "cookies"),

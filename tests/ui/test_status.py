@@ -2,15 +2,24 @@
 
 import json
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
 
 from feedback.ids import BASE_VERSION, Version
-from tests.ui.system import System
+from tests.fake_engine import fake_engine
+from tests.services import Engine
+from tests.ui.system import System, start_system
+from ui.visitor import COOKIE
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+
+ASK = {"act": "ask", "move": "rollback"}
+DO = {"act": "do", "text": "because"}
 
 
 def sign_in(page: "Page", system: System, key: str) -> None:
@@ -39,33 +48,96 @@ def test_a_wrong_key_is_refused_and_so_is_the_pages_own(page: "Page", system: Sy
         assert page.input_value("#key input") == ""
 
 
-def test_a_call_to_the_queue_without_the_key_gets_and_moves_nothing(system: System) -> None:
+@pytest.fixture
+def engineless(tmp_path: Path, model_dir: Path) -> Iterator[System]:
+    """A running page with nothing that answers behind it: operators need no engine."""
+    with (
+        fake_engine() as fake,
+        start_system(tmp_path, Engine(fake.url, tmp_path / "home", model_dir)) as running,
+    ):
+        yield running
+
+
+def test_calls_to_the_queue_get_and_move_nothing_unless_signed_in(engineless: System) -> None:
     """Every handler of the page is called by hand, as Gradio's open queue lets anybody do."""
-    version = taught(system)
-    before = system.registry.view()
-    with httpx.Client(base_url=f"{system.url}/status", timeout=30) as client:
+    version = taught(engineless)
+    operator = engineless.gateway.key("operator")
+    with httpx.Client(base_url=f"{engineless.url}/status", timeout=30) as client:
+        tab = Tab(client)
+        assert not version_shown(tab.try_everything(), version)
+        assert version_shown(tab.click("sign-in-button", operator), version)
+        assert not version_shown(tab.click("sign-out"), version)
+        assert not version_shown(tab.try_everything(), version)
+        assert engineless.registry.view().live == version
+        assert version_shown(tab.click("sign-in-button", operator), version)
+        stranger = Tab(client, session=tab.session)
+        client.cookies.clear()
+        client.get("/")
+        assert not version_shown(stranger.try_everything(), version), "another browser that knows the tab's session"
+        assert engineless.registry.view().live == version
+
+
+def test_the_same_calls_move_what_is_live_once_signed_in(engineless: System) -> None:
+    version = taught(engineless)
+    with httpx.Client(base_url=f"{engineless.url}/status", timeout=30) as client:
+        tab = Tab(client)
+        tab.click("sign-in-button", engineless.gateway.key("operator"))
+        tab.send("ask", "submit", said=ASK)
+        assert engineless.registry.view().live == version
+        assert "Rolled back" in tab.send("ask", "submit", said=DO)
+    assert engineless.registry.view().live == BASE_VERSION
+
+
+def version_shown(told: str, version: Version) -> bool:
+    """Whether an answer of the queue names a version, which every drawing of the console does."""
+    return version.partition("-")[2] in told or "v0000" in told
+
+
+class Tab:
+    """A browser tab without a browser: one session, and the cookie that the page gave to `client`."""
+
+    def __init__(self, client: httpx.Client, session: str | None = None) -> None:
+        self.session = session or uuid.uuid4().hex[:11]
+        self._client = client
+        assert client.get("/").is_success
+        assert COOKIE in client.cookies
         config = client.get("/config").json()
-        for dependency in config["dependencies"]:
-            for said in ({"act": "ask", "move": "rollback"}, {"act": "do", "text": "because"}):
-                answer = call(client, dependency["id"], len(dependency["inputs"]), said)
-                assert version not in answer
-                assert str(BASE_VERSION) not in answer
-    after = system.registry.view()
-    assert (after.live, after.epoch) == (before.live, before.epoch) == (version, before.epoch)
+        self._handlers = config["dependencies"]
+        self._named = {component["props"].get("elem_id"): component["id"] for component in config["components"]}
 
+    def try_everything(self) -> str:
+        """Ask for a rollback and give a reason, through every handler that there is; all that was answered."""
+        told = ""
+        for handler in self._handlers:
+            told += self._call(handler, "x", ASK)
+            told += self._call(handler, "x", DO)
+        return told
 
-def call(client: httpx.Client, function: int, inputs: int, said: dict[str, Any]) -> str:
-    """One event put into the queue by hand; everything that comes back of it."""
-    session = uuid.uuid4().hex[:11]
-    body = {"data": ["x"] * inputs, "fn_index": function, "session_hash": session, "event_data": said}
-    assert client.post("/gradio_api/queue/join", json=body).status_code == 200
-    told = ""
-    with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
-        for line in stream.iter_lines():
-            told += line
-            if line.startswith("data:") and json.loads(line[5:])["msg"] in ("process_completed", "close_stream"):
-                return told
-    return told
+    def click(self, button: str, value: str = "") -> str:
+        """Click the button of that name, with `value` in its field."""
+        return self.send(button, "click", value)
+
+    def send(self, part: str, event: str, value: str = "", said: dict[str, str] | None = None) -> str:
+        """An event of the part of that name; all that was answered."""
+        at = [self._named[part], event]
+        return self._call(next(handler for handler in self._handlers if at in handler["targets"]), value, said or {})
+
+    def _call(self, handler: dict[str, Any], value: str, said: dict[str, str]) -> str:
+        """One event put into the queue by hand; everything that comes back of it."""
+        body = {
+            "data": [value] * len(handler["inputs"]),
+            "fn_index": handler["id"],
+            "session_hash": self.session,
+            "event_data": said,
+        }
+        assert self._client.post("/gradio_api/queue/join", json=body).status_code == 200
+        told = ""
+        with self._client.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session}) as stream:
+            for line in stream.iter_lines():
+                told += line
+                if line.startswith("data:") and json.loads(line[5:])["msg"] in ("process_completed", "close_stream"):
+                    break
+        return told
 
 
 def test_an_operator_sees_the_job_and_the_gate_and_rolls_back(page: "Page", system: System) -> None:

@@ -98,7 +98,14 @@ def _pieces(desk: Desk, writing: Writing) -> AsyncGenerator[Piece, None]:
     older = writing.compare_with
     sampling = dict(older.sampling if older and older.sampling else desk.given.sampling)
     sampling.pop("seed", None)
-    ask = Ask(writing.asked, desk.visitor, writing.session, sampling, older.id if older else None)
+    ask = Ask(
+        model=desk.given.model,
+        messages=writing.asked,
+        user=desk.visitor,
+        session=writing.session,
+        sampling=sampling,
+        compare_with=older.id if older else None,
+    )
     return desk.given.gateway.answer(ask)
 
 

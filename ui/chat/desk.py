@@ -64,9 +64,10 @@ class Comparing:
 
 @dataclass(frozen=True)
 class Given:
-    """What every desk is given: the gateway, the page's sampling settings, the drawing of sides."""
+    """What every desk is given: the gateway, the model and the sampling settings it asks with, the drawing of sides."""
 
     gateway: ChatGateway
+    model: str
     sampling: Mapping[str, Any]
     draw: Draw
 
@@ -97,8 +98,7 @@ class Desk:
         self.turns = await self.given.gateway.turns(self.visitor)
         seen = [turn.session for turn in self.turns if turn.id not in kept.undone and turn.session not in kept.hidden]
         await self.open(kept.current or (seen[-1] if seen else self.session))
-        if kept.draft:
-            self.unsent = (*self.path.messages, Message("user", kept.draft))
+        self.unsent = _unanswered(kept, self.path.messages)
         self.restored = True
 
     async def open(self, session: str) -> None:
@@ -174,7 +174,9 @@ class Desk:
         """What the browser should keep: with the conversation, a message that has no answer yet."""
         writing = self.writing if self.writing and self.writing.compare_with is None else None
         asked = writing.asked if writing else self.unsent
-        return replace(self.kept, current=self.session, draft=asked[-1].text if asked else "")
+        if not asked:
+            return replace(self.kept, current=self.session, draft="", place=0)
+        return replace(self.kept, current=self.session, draft=asked[-1].text, place=len(asked) - 1)
 
     async def _read_words(self, turn_ids: list[str]) -> None:
         room = asyncio.Semaphore(_ASKED_AT_ONCE)
@@ -184,3 +186,15 @@ class Desk:
                 self.words[turn_id] = await self.given.gateway.said_about(turn_id, self.visitor)
 
         await asyncio.gather(*(read(turn_id) for turn_id in turn_ids))
+
+
+def _unanswered(kept: Kept, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The conversation as it ends in the message kept without an answer; empty when that has its answer by now.
+
+    A tab that goes away in the middle of an answer leaves both: the message in the browser, the turn in the ledger.
+    The place tells that from the same words said once more.
+    """
+    draft = Message("user", kept.draft)
+    if not kept.draft or draft in messages[kept.place : kept.place + 1]:
+        return ()
+    return (*messages[: kept.place], draft)

@@ -13,12 +13,15 @@ _DRAFT_CHARS = 32_000
 
 @dataclass(frozen=True)
 class Kept:
-    """`undone` are turns, `hidden` sessions, that this browser no longer shows; `draft` waits for its answer."""
+    """`undone` are turns, `hidden` sessions, that this browser no longer shows; `draft` waits for its answer, and
+    `place` messages stand before it.
+    """
 
     current: str = ""
     undone: frozenset[str] = frozenset()
     hidden: frozenset[str] = frozenset()
     draft: str = ""
+    place: int = 0
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -26,6 +29,7 @@ class Kept:
             "undone": sorted(self.undone)[-_MOST:],
             "hidden": sorted(self.hidden)[-_MOST:],
             "draft": self.draft[:_DRAFT_CHARS],
+            "place": self.place,
         }
 
 
@@ -33,12 +37,13 @@ def read_kept(value: Any) -> Kept:
     """What the browser sent, as far as it has the right shape."""
     if not isinstance(value, dict):
         return Kept()
-    current, draft = value.get("current"), value.get("draft")
+    current, draft, place = value.get("current"), value.get("draft"), value.get("place")
     return Kept(
         current=current if isinstance(current, str) and _is_id(current) else "",
         undone=_ids(value.get("undone")),
         hidden=_ids(value.get("hidden")),
         draft=draft[:_DRAFT_CHARS] if isinstance(draft, str) else "",
+        place=place if type(place) is int and place >= 0 else 0,
     )
 
 
