@@ -53,6 +53,12 @@ class _Training(_Frozen):
         description="Share of examples whose tokens may differ from the engine's and be left out, one at least; "
         "above it the job stops. 0 tolerates none.",
     )
+    max_example_tokens: int = Field(
+        default=2048,
+        ge=32,
+        le=1_048_576,
+        description="Longest prompt with the answers to it that are learned from at once; longer ones are left out.",
+    )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the adapter, the order and the dropout.")
     adapter: AdapterRecipe = AdapterRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
@@ -62,9 +68,6 @@ class PairTraining(_Training):
     """What every algorithm that learns from pairs is told."""
 
     batch_pairs: int = Field(default=8, ge=1, le=1024, description="Least pairs an optimizer step learns from.")
-    max_pair_tokens: int = Field(
-        default=2048, ge=32, le=1_048_576, description="Longest prompt with both answers; longer pairs are left out."
-    )
     min_pairs: int = Field(default=4, ge=1, le=1_000_000, description="Fewest training pairs to go on with.")
     ties: bool = Field(default=False, description="Learn from ties too, as pairs that are right either way round.")
 
@@ -146,6 +149,45 @@ class SimpoRecipe(_Preference):
     gamma: float = Field(default=1.0, ge=0, le=50, description="Margin that the chosen answer is to be ahead by.")
 
 
+class KtoRecipe(_Training):
+    """Kahneman–Tversky optimisation (Ethayarajh et al. 2024, arXiv 2402.01306): single answers, good or bad."""
+
+    algorithm: Literal["kto"]
+    beta: float = BETA
+    up_weight: float = Field(default=1.0, ge=0, le=10, description="Weight λ_D of answers with a thumb up.")
+    down_weight: float = Field(default=1.0, ge=0, le=10, description="Weight λ_U of answers with a thumb down.")
+    nll_weight: float = Field(
+        default=0.0, ge=0, le=10, description="Weight of the liked answers' negative log-likelihood per token."
+    )
+    from_pairs: bool = Field(default=True, description="Take both sides of a preference as thumbs too.")
+    batch_thumbs: int = Field(default=16, ge=2, le=1024, description="Least thumbs an optimizer step learns from.")
+    min_thumbs: int = Field(default=4, ge=1, le=1_000_000, description="Fewest thumbs of each side to go on with.")
+
+
+DemonstrationSource = Literal["edit", "preferred", "liked", "replay"]
+
+
+class SftRecipe(_Training):
+    """Supervised fine-tuning on demonstrations: the negative log-likelihood of the answers alone."""
+
+    algorithm: Literal["sft"]
+    shares: dict[DemonstrationSource, float] = Field(
+        default={"edit": 1.0},
+        min_length=1,
+        description="What to learn from, and in which proportion: edits, preferred and liked answers, and replayed "
+        "text of the base's own against forgetting.",
+    )
+    max_repeats: float = Field(
+        default=4.0,
+        ge=1,
+        le=100,
+        description="Cap per source: most times that one source's examples are repeated to reach its share.",
+    )
+    batch_examples: int = Field(default=16, ge=1, le=1024, description="Least answers an optimizer step learns from.")
+    pack: bool = Field(default=True, description="Several examples to a pass; they never see each other.")
+    min_demonstrations: int = Field(default=4, ge=1, le=1_000_000, description="Fewest demonstrations to go on with.")
+
+
 PreferenceRecipe = (
     DpoRecipe
     | IpoRecipe
@@ -159,5 +201,5 @@ PreferenceRecipe = (
 )
 """Recipes whose loop is `loops/preference.py`."""
 
-Recipe = PreferenceRecipe
+Recipe = PreferenceRecipe | KtoRecipe | SftRecipe
 """Any recipe."""

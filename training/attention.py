@@ -44,7 +44,7 @@ def shared_prompt_attention(
         if sliding_window is not None and longest > sliding_window:
             raise ModelRefused(
                 f"a pair of {longest} tokens is longer than this model's attention window of {sliding_window}; "
-                f"set the recipe's max_pair_tokens to at most {sliding_window}"
+                f"set the recipe's max_example_tokens to at most {sliding_window}"
             )
         prompt = slice(span.start, span.start + span.prompt)
         prompt_k, prompt_v = key[:, :, prompt], value[:, :, prompt]

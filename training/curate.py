@@ -1,18 +1,22 @@
-"""From a snapshot's pairs to token ids that can be trained on: held-out share apart, unusable pairs counted by reason.
+"""From a snapshot's votes to token ids that can be trained on: held-out share apart, unusable ones counted by reason.
 
 Pure, given a tokenizer.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Generic, Protocol, TypeVar
 
+from feedback.chats import Answer
+from feedback.demonstrations import Demonstration, DemonstrationSet
 from feedback.holdout import is_held_out
-from feedback.pairs import Answer, Pair, PairSet
-from feedback.turns import first_user_text
-from training.algorithms import PairTraining
+from feedback.pairs import Pair, PairSet
+from feedback.thumbs import Thumb, ThumbSet
+from feedback.turns import Message, first_user_text
+from training.algorithms import KtoRecipe, PairTraining, SftRecipe
 from training.batches import Item
-from training.errors import PromptRefused, TokenMismatch, TooFewPairs
+from training.errors import PromptRefused, TokenMismatch, TooFewDemonstrations, TooFewPairs, TooFewThumbs
 from training.tokens import ChatTokens, TokenIds
 
 LONGEST_PROMPT_TOKENS = 1024
@@ -45,14 +49,47 @@ class TokenPair:
 
 
 @dataclass(frozen=True)
-class Curated:
-    """Pairs to train on and pairs kept apart, in the order of their events; `skipped` counts the rest by reason.
+class TokenAnswer:
+    """One answer as token ids, with its thumb; a demonstration's is `up`. `weight` multiplies its loss.
+
+    `source` says where a demonstration comes from, so that recipes can mix sources.
+    """
+
+    event_id: str
+    question: str
+    prompt: TokenIds
+    answer: TokenIds
+    up: bool = True
+    weight: float = 1.0
+    source: str = ""
+
+    @property
+    def item(self) -> Item:
+        return Item(self.prompt, (self.answer,))
+
+
+class Limits(Protocol):
+    """What a recipe says of every example."""
+
+    @property
+    def max_mismatched_share(self) -> float: ...
+    @property
+    def max_example_tokens(self) -> int: ...
+
+
+Made = TypeVar("Made", TokenPair, TokenAnswer)
+Said = TypeVar("Said", Pair, Thumb, Demonstration)
+
+
+@dataclass(frozen=True)
+class Curated(Generic[Made]):
+    """Examples to train on and examples kept apart, in the order of their events; `skipped` counts the rest by reason.
 
     `mismatched` are the events whose prompt tokens are not the engine's, `tolerated` how many of those may be left out.
     """
 
-    train: tuple[TokenPair, ...]
-    held_out: tuple[TokenPair, ...]
+    train: tuple[Made, ...]
+    held_out: tuple[Made, ...]
     skipped: dict[str, int] = field(default_factory=dict)
     mismatched: tuple[str, ...] = ()
     tolerated: int = 0
@@ -68,45 +105,98 @@ class Curated:
 
 
 class _Unusable(Exception):
-    """Why a pair is left out, in the words of the report."""
+    """Why an example is left out, in the words of the report."""
 
 
-def curate(found: PairSet, tokens: ChatTokens, recipe: PairTraining) -> Curated:
-    """Split and tokenise pairs.
+def curate(found: PairSet, tokens: ChatTokens, recipe: PairTraining) -> Curated[TokenPair]:
+    """Split and tokenise pairs. Ties are kept only where the recipe learns from them, and never held out.
 
     TokenMismatch when more pairs than the recipe tolerates have other tokens than the engine's, TooFewPairs when too
     few are left to train on.
     """
-    train: list[TokenPair] = []
-    held_out: list[TokenPair] = []
-    skipped = Counter(dict(found.skipped))
+    curated = curate_votes(found, tokens, recipe, ties=recipe.ties)
+    if len(curated.train) < recipe.min_pairs:
+        raise TooFewPairs(
+            f"{len(curated.train)} pairs are left to train on, the recipe needs {recipe.min_pairs} "
+            f"(kept apart: {len(curated.held_out)}; left out: {curated.skipped or 'none'}); wait for more votes"
+        )
+    return curated
+
+
+def curate_votes(found: PairSet, tokens: ChatTokens, limits: Limits, *, ties: bool = False) -> Curated[TokenPair]:
+    """Split and tokenise pairs, however many are left. TokenMismatch as `curate`."""
+
+    def tokenise(pair: Pair) -> TokenPair:
+        if pair.preference != 1 and (not ties or is_held_out(pair.messages)):
+            raise _Unusable("tie")
+        return _token_pair(pair, tokens, limits)
+
+    return _sift(found.pairs, found.skipped, tokenise, limits)
+
+
+def curate_thumbs(found: ThumbSet, tokens: ChatTokens, recipe: KtoRecipe) -> Curated[TokenAnswer]:
+    """Split and tokenise thumbs. TokenMismatch as `curate`; TooFewThumbs when one side has too few."""
+
+    def tokenise(thumb: Thumb) -> TokenAnswer:
+        made = _token_answer(thumb, tokens, recipe)
+        return replace(made, up=thumb.up)
+
+    curated = _sift(found.thumbs, found.skipped, tokenise, recipe)
+    up = sum(thumb.up for thumb in curated.train)
+    down = len(curated.train) - up
+    if min(up, down) < recipe.min_thumbs:
+        raise TooFewThumbs(
+            f"{up} thumbs up and {down} down are left to train on, the recipe needs {recipe.min_thumbs} of each "
+            f"(kept apart: {len(curated.held_out)}; left out: {curated.skipped or 'none'}); wait for more votes"
+        )
+    return curated
+
+
+def curate_demonstrations(found: DemonstrationSet, tokens: ChatTokens, recipe: SftRecipe) -> Curated[TokenAnswer]:
+    """Split and tokenise demonstrations of the origins the recipe names. TooFewDemonstrations when few are left."""
+
+    def tokenise(shown: Demonstration) -> TokenAnswer:
+        if shown.origin.value not in recipe.shares:
+            raise _Unusable(f"{shown.origin.value}: not learned from by this recipe")
+        return replace(_token_answer(shown, tokens, recipe), source=shown.origin.value)
+
+    curated = _sift(found.demonstrations, found.skipped, tokenise, recipe)
+    if len(curated.train) < recipe.min_demonstrations:
+        raise TooFewDemonstrations(
+            f"{len(curated.train)} demonstrations are left to train on, the recipe needs {recipe.min_demonstrations} "
+            f"(kept apart: {len(curated.held_out)}; left out: {curated.skipped or 'none'}); wait for more edits"
+        )
+    return curated
+
+
+def _sift(
+    said: Sequence[Said], skipped_before: Mapping[str, int], tokenise: Callable[[Said], Made], limits: Limits
+) -> Curated[Made]:
+    """Tokenise all, count what cannot be used, keep the held-out share apart."""
+    train: list[Made] = []
+    held_out: list[Made] = []
+    skipped = Counter(dict(skipped_before))
     mismatches: dict[str, TokenMismatch] = {}
-    tolerated = tolerated_mismatches(recipe.max_mismatched_share, len(found.pairs))
-    for pair in found.pairs:
+    tolerated = tolerated_mismatches(limits.max_mismatched_share, len(said))
+    for each in said:
         try:
-            made = _tokenise(pair, tokens, recipe)
+            made = tokenise(each)
         except TokenMismatch as error:
-            mismatches[pair.event_id] = error
+            mismatches[each.event_id] = error
             skipped["prompt tokens differ from the engine's"] += 1
         except PromptRefused:
             skipped["the chat template cannot take the messages"] += 1
         except _Unusable as reason:
             skipped[str(reason)] += 1
         else:
-            (held_out if is_held_out(pair.messages) else train).append(made)
+            (held_out if is_held_out(each.messages) else train).append(made)
     if len(mismatches) > tolerated:
         raise TokenMismatch(
-            f"{len(mismatches)} of {len(found.pairs)} pairs do not match the engine, {tolerated} may be left out "
-            f"(max_mismatched_share = {recipe.max_mismatched_share:g}): {_named(list(mismatches))}. "
+            f"{len(mismatches)} of {len(said)} votes do not match the engine, {tolerated} may be left out "
+            f"(max_mismatched_share = {limits.max_mismatched_share:g}): {_named(list(mismatches))}. "
             f"The first: {next(iter(mismatches.values()))}"
         )
-    curated = Curated(tuple(train), tuple(held_out), dict(skipped), tuple(mismatches), tolerated)
-    if len(train) < recipe.min_pairs:
-        raise TooFewPairs(
-            f"{len(train)} pairs are left to train on, the recipe needs {recipe.min_pairs} "
-            f"(kept apart: {len(held_out)}; left out: {dict(skipped) or 'none'}); wait for more votes"
-        )
-    return curated
+    return Curated(tuple(train), tuple(held_out), dict(skipped), tuple(mismatches), tolerated)
 
 
 def tolerated_mismatches(share: float, n_pairs: int) -> int:
@@ -122,22 +212,49 @@ def _named(event_ids: Sequence[str]) -> str:
     return "events " + ", ".join(event_ids[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _tokenise(pair: Pair, tokens: ChatTokens, recipe: PairTraining) -> TokenPair:
-    if pair.prompt_token_ids is not None:
-        tokens.check_prompt(pair.messages, pair.prompt_token_ids, where=f"event {pair.event_id}")
+def _token_pair(pair: Pair, tokens: ChatTokens, limits: Limits) -> TokenPair:
     made = TokenPair(
         event_id=pair.event_id,
-        question=" ".join(first_user_text(pair.messages).split()).casefold(),
-        prompt=pair.prompt_token_ids or tokens.prompt(pair.messages),
+        question=_question(pair),
+        prompt=_prompt(pair, tokens),
         chosen=_answer(pair.chosen, tokens),
         rejected=_answer(pair.rejected, tokens),
         weight=pair.weight,
+        label=pair.preference,
     )
     if made.chosen == made.rejected:
         raise _Unusable("equal answers")
-    if made.item.n_tokens > recipe.max_pair_tokens:
-        raise _Unusable(f"longer than {recipe.max_pair_tokens} tokens")
+    _check_length(made.item, limits)
     return made
+
+
+def _token_answer(said: Thumb | Demonstration, tokens: ChatTokens, limits: Limits) -> TokenAnswer:
+    made = TokenAnswer(
+        event_id=said.event_id,
+        question=_question(said),
+        prompt=_prompt(said, tokens),
+        answer=_answer(said.answer, tokens),
+        weight=said.weight,
+    )
+    _check_length(made.item, limits)
+    return made
+
+
+def _prompt(said: Pair | Thumb | Demonstration, tokens: ChatTokens) -> TokenIds:
+    """The engine's own ids where there are any. TokenMismatch when they are not those training makes."""
+    if said.prompt_token_ids is None:
+        return tokens.prompt(said.messages)
+    tokens.check_prompt(said.messages, said.prompt_token_ids, where=f"event {said.event_id}")
+    return said.prompt_token_ids
+
+
+def _question(said: Pair | Thumb | Demonstration) -> str:
+    return " ".join(first_user_text(said.messages).split()).casefold()
+
+
+def _check_length(item: Item, limits: Limits) -> None:
+    if item.n_tokens > limits.max_example_tokens:
+        raise _Unusable(f"longer than {limits.max_example_tokens} tokens")
 
 
 def _answer(answer: Answer, tokens: ChatTokens) -> TokenIds:
@@ -149,9 +266,9 @@ def _answer(answer: Answer, tokens: ChatTokens) -> TokenIds:
     return answer.token_ids
 
 
-def held_out_prompts(pairs: Sequence[Pair], tokens: ChatTokens) -> list[tuple[dict[str, object], ...]]:
+def held_out_prompts(pairs: Sequence[Pair], tokens: ChatTokens) -> list[tuple[Message, ...]]:
     """The distinct held-out prompts that people voted on, newest first, but for those that cannot be scored again."""
-    seen: dict[str, tuple[dict[str, object], ...]] = {}
+    seen: dict[str, tuple[Message, ...]] = {}
     for pair in reversed(pairs):
         if is_held_out(pair.messages) and _can_be_asked(pair, tokens):
             seen.setdefault(repr(pair.messages), tuple(pair.messages))

@@ -33,6 +33,14 @@ class TooFewPairs(TrainingError):
     """Too few pairs are left to train on once the held-out and unusable ones are taken away."""
 
 
+class TooFewThumbs(TrainingError):
+    """Too few thumbs of one side are left to train on."""
+
+
+class TooFewDemonstrations(TrainingError):
+    """Too few demonstrations are left to train on."""
+
+
 class WrongFirstLoss(TrainingError):
     """The first loss is not ln 2: policy and reference do not start out equal."""
 

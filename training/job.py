@@ -7,20 +7,23 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from feedback.events import turns_named
 from feedback.ids import BASE_VERSION
-from feedback.pairs import PairSet, build_pairs
 from feedback.policies import Policy, PolicyState, RegistryView
-from training.algorithms import Recipe
+from training.algorithms import KtoRecipe, PairTraining, Recipe, SftRecipe
 from training.answers import Samples
 from training.attempt import Attempt, CurveWriter, patiently
-from training.curate import Curated, curate, held_out_prompts
+from training.curate import TokenAnswer, TokenPair
 from training.errors import GatewayRefused, ModelRefused
 from training.evaluate import Judge, compare_on_votes, measure, summarise
 from training.gate import Report, Verdict, judge
-from training.loops.preference import POLICY, train_preference
-from training.loops.steps import Watch
+from training.lessons import Lessons, Snapshot, draw_lessons
+from training.loops.kto import train_kto
+from training.loops.preference import train_preference
+from training.loops.sft import train_sft
+from training.loops.steps import POLICY, Watch
 from training.model import SharedBase, load_chat_tokens
 from training.publish import Origin, Published, check_files, find_published, publish
 from training.recipe import parse_recipe
@@ -36,11 +39,11 @@ RUNS = "runs"
 
 @dataclass(frozen=True)
 class Bench:
-    """What lies ready for the stages: the base with its tokens, the curated votes, the gate's answers."""
+    """What lies ready for the stages: the base with its tokens, what is to be learned, the gate's answers."""
 
     model: SharedBase
     tokens: ChatTokens
-    curated: Curated
+    lessons: Lessons
     samples: Samples
 
 
@@ -54,12 +57,11 @@ def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
             f"the job is for base {job.base_digest[:12]}, {settings.model_path} holds {settings.base_digest()}; "
             "start a new job for the new base"
         )
-    found = read_pairs(attempt)
     tokens = load_chat_tokens(settings.model_path)
-    curated = curate(found, tokens, recipe)
-    attempt.report["pairs"] = curated.report()
+    lessons = draw_lessons(read_snapshot(attempt), tokens, recipe)
+    attempt.report["pairs"] = lessons.report
     attempt.stage("loading the model", 0.03)
-    bench = Bench(place_model(), tokens, curated, Samples(attempt, held_out_prompts(found.pairs, tokens)))
+    bench = Bench(place_model(), tokens, lessons, Samples(attempt, lessons.prompts))
 
     bench.samples.fetch_ahead()
     published = train_once(attempt, bench, recipe)
@@ -71,13 +73,12 @@ def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
     shutil.rmtree(attempt.folder / RUNS, ignore_errors=True)
 
 
-def read_pairs(attempt: Attempt) -> PairSet:
-    """The pairs of the job's snapshot."""
+def read_snapshot(attempt: Attempt) -> Snapshot:
+    """The events of the job's snapshot, with their turns."""
     event_ids = patiently(lambda: attempt.jobs.snapshot(attempt.job.id))
     events = patiently(lambda: attempt.ledger.events(event_ids))
     named = [turn_id for event in events for turn_id in turns_named(event.said)]
-    turns = patiently(lambda: attempt.ledger.turns(named))
-    return build_pairs(events, turns)
+    return Snapshot(events, patiently(lambda: attempt.ledger.turns(named)))
 
 
 def train_once(attempt: Attempt, bench: Bench, recipe: Recipe) -> Published:
@@ -99,12 +100,25 @@ def train_once(attempt: Attempt, bench: Bench, recipe: Recipe) -> Published:
     )
     every_s = attempt.settings.training.checkpoint_s
     folder = attempt.folder / RUNS / f"v{counter:04d}"
-    train_preference(bench.model, bench.curated.train, recipe, folder, watch, every_s=every_s)
+    train_by(recipe, bench, folder, watch, every_s)
     curve.flush()
     attempt.report["training"] = {**curve.last, "seconds": round(time.monotonic() - began, 1)}
     attempt.stage("publishing", 0.61)
     origin = Origin(counter, attempt.job.base_digest, attempt.job.id, attempt.job.recipe, recipe.adapter)
     return publish(bench.model.adapter_state(POLICY), origin, adapters, bench.model, bench.tokens)
+
+
+def train_by(recipe: Recipe, bench: Bench, folder: Path, watch: Watch, every_s: float) -> None:
+    """Run the recipe's loop."""
+    pairs = [each for each in bench.lessons.train if isinstance(each, TokenPair)]
+    answers = [each for each in bench.lessons.train if isinstance(each, TokenAnswer)]
+    match recipe:
+        case PairTraining():
+            train_preference(bench.model, pairs, recipe, folder, watch, every_s=every_s)
+        case KtoRecipe():
+            train_kto(bench.model, answers, recipe, folder, watch, every_s=every_s)
+        case SftRecipe():
+            train_sft(bench.model, answers, recipe, folder, watch, every_s=every_s)
 
 
 def enter_draft(attempt: Attempt, published: Published, recipe: Recipe) -> Policy:
@@ -136,7 +150,7 @@ def evaluate_once(attempt: Attempt, bench: Bench, published: Published) -> Polic
     began = time.monotonic()
     scorer = Judge(bench.model, bench.tokens, attempt.check_stop)
     attempt.stage("comparing on held-out votes", 0.65)
-    votes = compare_on_votes(scorer, DRAFT, live, bench.curated.held_out)
+    votes = compare_on_votes(scorer, DRAFT, live, bench.lessons.held_out)
 
     samples.wait_ahead()
     for rounds in range(1, samples.max_rounds + 1):

@@ -21,6 +21,11 @@ def test_a_decided_comparison_prefers_the_turn_it_names(verdict: str, chosen: st
     assert pair.prompt_token_ids == A.prompt_token_ids
 
 
+def test_a_tie_is_a_pair_that_is_right_either_way_round() -> None:
+    (pair,) = build_pairs([make_event(comparison("a", "b", "tie"))], TURNS).pairs
+    assert (pair.chosen.turn_id, pair.rejected.turn_id, pair.preference) == ("a", "b", 0.5)
+
+
 def test_an_edit_is_preferred_to_the_answer_it_mends_and_has_no_engine_tokens() -> None:
     (pair,) = build_pairs([make_event(said("edit", turn_id="b", text="better"))], TURNS).pairs
     assert (pair.chosen.text, pair.chosen.token_ids, pair.rejected.text) == (
@@ -36,7 +41,6 @@ def test_events_that_make_no_pair_are_counted_under_their_reason() -> None:
     completion = make_turn(id="e", kind="completion", messages=(), prompt="Once")
     turns = TURNS | {t.id: t for t in (other, same, completion)}
     statements = [
-        comparison("a", "b", "tie"),
         comparison("a", "b", "both_bad"),
         comparison("a", "c"),
         comparison("a", "d"),
@@ -47,7 +51,6 @@ def test_events_that_make_no_pair_are_counted_under_their_reason() -> None:
     made = build_pairs([make_event(s, i) for i, s in enumerate(statements)], turns)
     assert made.pairs == ()
     assert made.skipped == {
-        "tie": 1,
         "both bad": 1,
         "different prompts": 1,
         "equal answers": 1,

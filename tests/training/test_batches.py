@@ -108,5 +108,5 @@ def test_a_pair_longer_than_the_attention_window_is_refused(base: SharedBase) ->
 
     batch = make_pass(ITEMS[:1])
     heads = torch.zeros(1, 4, len(batch.tokens_T), 8)
-    with pytest.raises(ModelRefused, match="max_pair_tokens"):
+    with pytest.raises(ModelRefused, match="max_example_tokens"):
         shared_prompt_attention(torch.nn.Identity(), heads, heads, heads, None, spans=batch.spans, sliding_window=4)

@@ -81,7 +81,7 @@ def test_what_is_left_out_is_counted_by_reason() -> None:
         ),
         {"tie": 3},
     )
-    curated = curate(found, TOKENS, make_recipe(max_pair_tokens=200))
+    curated = curate(found, TOKENS, make_recipe(max_example_tokens=200))
     assert curated.report() == {
         "trained_on": 1,
         "held_out": 0,
@@ -101,12 +101,12 @@ def make_mismatch(event_id: str) -> Pair:
 
 def test_prompts_the_engine_read_otherwise_stop_the_job_by_name() -> None:
     found = PairSet((make_pair(), make_mismatch("ev-7"), make_mismatch("ev-9")))
-    with pytest.raises(TokenMismatch, match=r"2 of 3 pairs .* 1 may be left out .*events ev-7, ev-9\. The"):
+    with pytest.raises(TokenMismatch, match=r"2 of 3 votes .* 1 may be left out .*events ev-7, ev-9\. The"):
         curate(found, TOKENS, make_recipe())
 
 
 def test_a_recipe_may_tolerate_no_mismatch() -> None:
-    with pytest.raises(TokenMismatch, match="1 of 2 pairs"):
+    with pytest.raises(TokenMismatch, match="1 of 2 votes"):
         curate(PairSet((make_pair(), make_mismatch("ev-7"))), TOKENS, make_recipe(max_mismatched_share=0))
 
 

@@ -6,9 +6,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from training.algorithms import DpoRecipe
+from training.algorithms import DpoRecipe, KtoRecipe, SftRecipe
 from training.convert import model_digest
-from training.curate import TokenPair
+from training.curate import TokenAnswer, TokenPair
 from training.recipe import parse_recipe
 from training.tokens import ChatTokens
 
@@ -77,4 +77,35 @@ def make_pairs(tokens: ChatTokens, n: int = 6) -> list[TokenPair]:
             weight=1.0 + i % 2,
         )
         for i in range(n)
+    ]
+
+
+def make_kto_recipe(**overrides: object) -> KtoRecipe:
+    """A KTO recipe that fits the tiny model."""
+    adapter = {"rank": 8, "alpha": 16}
+    body = {"algorithm": "kto", "epochs": 2, "batch_thumbs": 4, "pass_tokens": 200, "min_thumbs": 1, "adapter": adapter}
+    return parse_recipe({**body, **overrides})
+
+
+def make_thumbs(tokens: ChatTokens) -> list[TokenAnswer]:
+    """Both sides of the tiny pairs: short answers are liked, long ones are not."""
+    return [
+        TokenAnswer(pair.event_id, pair.question, pair.prompt, answer, up=up)
+        for pair in make_pairs(tokens)
+        for answer, up in ((pair.chosen, True), (pair.rejected, False))
+    ]
+
+
+def make_sft_recipe(**overrides: object) -> SftRecipe:
+    """A supervised recipe that fits the tiny model."""
+    adapter = {"rank": 8, "alpha": 16}
+    body = {"algorithm": "sft", "epochs": 2, "batch_examples": 2, "pass_tokens": 200, "adapter": adapter}
+    return parse_recipe({**body, **overrides})
+
+
+def make_demonstrations(tokens: ChatTokens) -> list[TokenAnswer]:
+    """The chosen answers of the tiny pairs, as edits."""
+    return [
+        TokenAnswer(pair.event_id, pair.question, pair.prompt, pair.chosen, source="edit")
+        for pair in make_pairs(tokens)
     ]

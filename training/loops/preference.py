@@ -3,12 +3,11 @@
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.algorithms import (
@@ -26,12 +25,12 @@ from training.algorithms import (
 from training.batches import Pass, make_pass, pack
 from training.curate import TokenPair
 from training.errors import WrongFirstLoss
-from training.loops.steps import Run, Watch, plan_steps, train
+from training.loops.reference import reference_sums
+from training.loops.steps import POLICY, Run, Watch, plan_steps, train
 from training.losses import preference
 from training.losses.preference import PairLoss, PairScores, implicit_margin, nll, soften
 from training.model import SharedBase
 
-POLICY = "policy"
 FIRST_LOSS_TOLERANCE = 1e-3
 
 
@@ -77,7 +76,9 @@ def train_preference(
     passes = pack_pairs(pairs, recipe)
     ahead = 1 / (1 + 3 * recipe.epochs)  # the reference's share of the work: a forward pass, no backward one
     if not isinstance(recipe, OrpoRecipe | SimpoRecipe):  # those two know no reference
-        passes = with_reference(model, passes, folder / "reference.safetensors", run.name, watch.between(0, ahead))
+        cache = folder / "reference.safetensors"
+        sums = reference_sums(model, [each.batch for each in passes], cache, run.name, watch.between(0, ahead))
+        passes = [replace(each, reference_N=sums_N) for each, sums_N in zip(passes, sums, strict=True)]
 
     model.add_adapter(POLICY, recipe.adapter, seed=recipe.seed)
     loss = loss_of(recipe)
@@ -153,30 +154,6 @@ def score(each: PairPass, sums_N: Tensor) -> PairScores:
     """What the losses are told: answers 2i and 2i+1 are chosen and rejected of pair i."""
     tokens_N, reference_N = each.batch.lengths(), each.reference_N
     return PairScores(sums_N[0::2], sums_N[1::2], reference_N[0::2], reference_N[1::2], tokens_N[0::2], tokens_N[1::2])
-
-
-def with_reference(
-    model: SharedBase, passes: Sequence[PairPass], cache: Path, run: str, watch: Watch
-) -> list[PairPass]:
-    """The passes with the reference's log-probs; kept in `cache`, so that they are computed once per job."""
-    name = f"{run}/sums_N"
-    sizes = [p.batch.n_answers for p in passes]
-    if not (cache.exists() and name in (kept := load_file(cache)) and len(kept[name]) == sum(sizes)):
-        parts: list[Tensor] = []
-        for number, each in enumerate(passes):
-            watch.progress(number / len(passes))
-            watch.check("while the reference was computed")
-            with torch.no_grad(), model.policy(None):
-                parts.append(each.batch.sum_answers(model.logprobs(each.batch).cpu()))
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        aside = cache.with_suffix(".part")
-        kept = {name: torch.cat(parts)}
-        save_file(kept, aside)
-        aside.replace(cache)
-    return [
-        PairPass(each.pairs, each.batch, each.weights_P, each.label_P, reference_N)
-        for each, reference_N in zip(passes, kept[name].split(sizes), strict=True)
-    ]
 
 
 def check_first_loss(loss: float) -> None:

@@ -21,6 +21,9 @@ from training.errors import Diverged, OutOfMemory, Stopped
 
 log = logging.getLogger("training.steps")
 
+POLICY = "policy"
+"""The name of the adapter in training, in the model it is trained on."""
+
 Point = Mapping[str, float]
 Parameters = Mapping[str, torch.nn.Parameter]
 

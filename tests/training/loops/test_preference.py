@@ -7,32 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.training.loops.notes import Notes, same
 from tests.training.tiny import make_pairs, make_recipe
 from training.algorithms import DpoRecipe
 from training.errors import Diverged, Stopped, WrongFirstLoss
 from training.loops.preference import POLICY, check_first_loss, train_preference
-from training.loops.steps import Watch
 from training.model import SharedBase
 from training.tokens import ChatTokens
-
-
-class Notes:
-    """Takes down what a run tells; asks it to stop at the `stop_at`-th look (from 0)."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.points: list[dict[str, float]] = []
-        self._looks = -1
-        self._stop_at = stop_at
-
-    def watch(self) -> Watch:
-        return Watch(point=self._take, progress=lambda share: None, stopping=self._stopping)
-
-    def _take(self, point: Mapping[str, float]) -> None:
-        self.points.append(dict(point))
-
-    def _stopping(self) -> bool:
-        self._looks += 1
-        return self._looks == self._stop_at
 
 
 def train(
@@ -42,10 +23,6 @@ def train(
     base = SharedBase(model, torch.device("cpu"))
     train_preference(base, make_pairs(tokens), recipe, folder, notes.watch(), every_s=every_s)
     return base.adapter_state(POLICY)
-
-
-def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_the_first_loss_is_ln_2_and_the_loss_falls(tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""The supervised loop on a tiny model: what it learns, packing, mixing, resumption bit for bit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.loops.notes import Notes, same
+from tests.training.tiny import make_demonstrations, make_sft_recipe
+from training.algorithms import SftRecipe
+from training.curate import TokenAnswer
+from training.errors import Stopped
+from training.loops.sft import make_answer_pass, mix, pack_answers, sources, train_sft
+from training.loops.steps import POLICY
+from training.model import FP32, SharedBase
+from training.tokens import ChatTokens
+
+
+def train(model: Path, tokens: ChatTokens, folder: Path, recipe: SftRecipe, notes: Notes) -> dict[str, torch.Tensor]:
+    base = SharedBase(model, torch.device("cpu"))
+    train_sft(base, make_demonstrations(tokens), recipe, folder, notes.watch(), every_s=1e9)
+    return base.adapter_state(POLICY)
+
+
+def test_the_loss_begins_at_the_bases_own_and_falls(tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path) -> None:
+    notes = Notes()
+    shown = make_demonstrations(tiny_tokens)
+    recipe = make_sft_recipe(epochs=20, batch_examples=len(shown), optimizer={"learning_rate": 5e-3})
+    train(tiny_model, tiny_tokens, tmp_path, recipe, notes)
+    base = SharedBase(tiny_model, torch.device("cpu"))
+    with torch.no_grad(), base.policy(None):
+        expected = -torch.cat([base.logprobs(make_answer_pass([each]).batch) for each in shown]).mean()
+    assert notes.points[0]["loss"] == pytest.approx(expected.item(), abs=0.05)
+    assert notes.points[-1]["loss"] < 0.7 * notes.points[0]["loss"]
+
+
+def test_a_stopped_run_ends_with_the_same_adapter_as_an_unbroken_one(
+    tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path
+) -> None:
+    recipe = make_sft_recipe(epochs=3)
+    unbroken = train(tiny_model, tiny_tokens, tmp_path / "unbroken", recipe, Notes())
+    with pytest.raises(Stopped):
+        train(tiny_model, tiny_tokens, tmp_path / "broken", recipe, Notes(2))
+    torch.manual_seed(99)
+    assert same(train(tiny_model, tiny_tokens, tmp_path / "broken", recipe, Notes()), unbroken)
+
+
+def test_packed_examples_never_see_each_other(tiny_model: Path, tiny_tokens: ChatTokens) -> None:
+    shown = make_demonstrations(tiny_tokens)
+    base = SharedBase(tiny_model, torch.device("cpu"), FP32)
+    with torch.no_grad(), base.policy(None):
+        packed = base.logprobs(make_answer_pass(shown).batch)
+        alone = torch.cat([base.logprobs(make_answer_pass([each]).batch) for each in shown])
+    assert torch.allclose(packed, alone, atol=1e-5)
+
+
+def test_without_packing_every_example_has_a_pass_of_its_own(tiny_tokens: ChatTokens) -> None:
+    shown = make_demonstrations(tiny_tokens)
+    assert [len(each.answers) for each in pack_answers(shown, make_sft_recipe(pack=False))] == [1] * len(shown)
+    assert len(pack_answers(shown, make_sft_recipe(pass_tokens=10_000, batch_examples=20))) == 1
+
+
+def named(source: str, n: int) -> Sequence[TokenAnswer]:
+    return [TokenAnswer(f"{source}-{i}", "q", (1,), (2,), source=source) for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("shares", "most", "expected"),
+    [
+        ({"edit": 1.0}, 4.0, {"edit": 6}),
+        ({"edit": 1.0, "preferred": 1.0}, 4.0, {"edit": 20, "preferred": 20}),  # 6 edits, repeated to keep up
+        ({"edit": 1.0, "preferred": 1.0}, 2.0, {"edit": 12, "preferred": 20}),  # but at most twice over
+        ({"edit": 3.0, "preferred": 1.0}, 100.0, {"edit": 60, "preferred": 20}),
+    ],
+)
+def test_sources_are_mixed_by_their_shares_with_a_cap(
+    shares: dict[str, float], most: float, expected: dict[str, int]
+) -> None:
+    mixed = mix([*named("edit", 6), *named("preferred", 20)], shares, most, seed=0)
+    assert sources(mixed) == expected
+    assert {each.event_id for each in mixed if each.source == "edit"} == {f"edit-{i}" for i in range(6)}
+    assert mixed == mix([*named("edit", 6), *named("preferred", 20)], shares, most, seed=0)

@@ -1,0 +1,61 @@
+"""What a job learns from: the examples its recipe takes from a snapshot, and the votes kept apart to judge by.
+
+Pure, given a tokenizer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from feedback.demonstrations import build_demonstrations
+from feedback.events import Event
+from feedback.ids import TurnId
+from feedback.pairs import build_pairs
+from feedback.thumbs import build_thumbs
+from feedback.turns import Message, Turn
+from training.algorithms import KtoRecipe, PairTraining, Recipe, SftRecipe
+from training.curate import (
+    Curated,
+    TokenAnswer,
+    TokenPair,
+    curate,
+    curate_demonstrations,
+    curate_thumbs,
+    curate_votes,
+    held_out_prompts,
+)
+from training.tokens import ChatTokens
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The events a job learns from, and the turns they are about."""
+
+    events: Sequence[Event]
+    turns: Mapping[TurnId, Turn]
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """The examples to train on, the held-out pairs and prompts to judge by, and what is to be reported of them."""
+
+    train: tuple[TokenPair, ...] | tuple[TokenAnswer, ...]
+    held_out: tuple[TokenPair, ...]
+    prompts: list[tuple[Message, ...]]
+    report: dict[str, object]
+
+
+def draw_lessons(snapshot: Snapshot, tokens: ChatTokens, recipe: Recipe) -> Lessons:
+    """What `recipe` learns from in `snapshot`. TokenMismatch, or TooFew… when too little is left."""
+    pairs = build_pairs(snapshot.events, snapshot.turns)
+    votes = curate_votes(pairs, tokens, recipe)
+    found: Curated[TokenPair] | Curated[TokenAnswer]
+    match recipe:
+        case PairTraining():
+            found = curate(pairs, tokens, recipe)
+        case KtoRecipe():
+            thumbs = build_thumbs(snapshot.events, snapshot.turns, from_pairs=recipe.from_pairs)
+            found = curate_thumbs(thumbs, tokens, recipe)
+        case SftRecipe():
+            found = curate_demonstrations(build_demonstrations(snapshot.events, snapshot.turns), tokens, recipe)
+    report = {**found.report(), "held_out": len(votes.held_out)}
+    return Lessons(found.train, votes.held_out, held_out_prompts(pairs.pairs, tokens), report)

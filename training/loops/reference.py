@@ -1,0 +1,34 @@
+"""What the reference, the base with its adapters off, gives the answers: computed once per job, kept in its folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from training.batches import Pass
+from training.loops.steps import Watch
+from training.model import SharedBase
+
+
+def reference_sums(model: SharedBase, batches: Sequence[Pass], cache: Path, run: str, watch: Watch) -> list[Tensor]:
+    """Per pass the [N] summed log-probs (nats) of its answers. `run` names what is run: another's cache is not taken.
+
+    In bf16 they hold for passes of this very shape only.
+    """
+    name = f"{run}/sums_N"
+    sizes = [batch.n_answers for batch in batches]
+    if cache.exists() and name in (kept := load_file(cache)) and len(kept[name]) == sum(sizes):
+        return list(kept[name].split(sizes))
+    parts: list[Tensor] = []
+    for number, batch in enumerate(batches):
+        watch.progress(number / len(batches))
+        watch.check("while the reference was computed")
+        with torch.no_grad(), model.policy(None):
+            parts.append(batch.sum_answers(model.logprobs(batch).cpu()))
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    aside = cache.with_suffix(".part")
+    save_file({name: torch.cat(parts)}, aside)
+    aside.replace(cache)
+    return parts

@@ -1,0 +1,118 @@
+"""The supervised loop: answers to imitate, several to a pass that never see each other. Reads from top to bottom."""
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from training.algorithms import SftRecipe
+from training.batches import Pass, make_pass, pack
+from training.curate import TokenAnswer
+from training.loops.steps import POLICY, Run, Watch, plan_steps, train
+from training.model import SharedBase
+
+
+@dataclass(frozen=True)
+class AnswerPass:
+    """A forward pass over N answers with their weights."""
+
+    answers: tuple[TokenAnswer, ...]
+    batch: Pass
+
+    @property
+    def weights(self) -> Tensor:
+        """[S] every scored token's weight: its answer's."""
+        return torch.tensor([answer.weight for answer in self.answers])[self.batch.answer_S]
+
+    def halves(self) -> "list[AnswerPass]":
+        """The same answers in two passes, where there are two."""
+        middle = len(self.answers) // 2
+        return [make_answer_pass(part) for part in (self.answers[:middle], self.answers[middle:]) if part]
+
+
+def train_sft(
+    model: SharedBase,
+    demonstrations: Sequence[TokenAnswer],
+    recipe: SftRecipe,
+    folder: Path,
+    watch: Watch,
+    *,
+    every_s: float = 20,
+) -> None:
+    """Train the adapter POLICY on `model`, checkpointing into `folder` at least `every_s` seconds apart.
+
+    The loss is the mean over the answers' tokens; the prompts' are masked. Raises Diverged, OutOfMemory, or Stopped
+    when `watch` says so (after a checkpoint).
+    """
+    name = hashlib.sha256(repr((tuple(demonstrations), recipe.model_dump_json())).encode()).hexdigest()
+    run = Run(name, folder, recipe.optimizer, recipe.seed, every_s)
+    chosen = mix(
+        demonstrations, {str(source): share for source, share in recipe.shares.items()}, recipe.max_repeats, recipe.seed
+    )
+    passes = pack_answers(chosen, recipe)
+    model.add_adapter(POLICY, recipe.adapter, seed=recipe.seed)
+    plan = plan_steps(
+        [len(p.answers) for p in passes], epochs=recipe.epochs, least=recipe.batch_examples, seed=recipe.seed
+    )
+
+    def learn(number: int, smaller: bool) -> dict[str, float]:
+        """Add up one step's gradients, pass by pass."""
+        step = plan[number]
+        parts = [part for i in step.passes for part in (passes[i].halves() if smaller else [passes[i]])]
+        total_weight = sum(float(each.weights.sum()) for each in parts)
+        loss, tokens, answers = 0.0, 0, 0
+        for each in parts:
+            watch.check(f"before step {number + 1} of {len(plan)}")
+            with model.policy(POLICY):
+                logprobs_S = model.logprobs(each.batch).cpu()
+            part = -(each.weights * logprobs_S).sum() / total_weight
+            part.backward()
+            loss, tokens, answers = loss + part.item(), tokens + len(logprobs_S), answers + len(each.answers)
+        return {"epoch": step.epoch + 1, "examples": answers, "loss": loss, "answer_tokens": tokens / answers}
+
+    train(model.parameters(POLICY), len(plan), learn, run, watch)
+
+
+def mix(
+    demonstrations: Sequence[TokenAnswer], shares: Mapping[str, float], most: float, seed: int
+) -> list[TokenAnswer]:
+    """Examples in the proportion of their sources' shares, drawn from `seed`.
+
+    The source with the most examples for its share sets the size; the others are repeated to keep up, each at most
+    `most` times over (the cap), so that a few edits are not learned by heart.
+    """
+    by_source: dict[str, list[TokenAnswer]] = {}
+    for each in demonstrations:
+        if shares.get(each.source, 0) > 0:
+            by_source.setdefault(each.source, []).append(each)
+    if not by_source:
+        return []
+    scale = max(len(found) / shares[source] for source, found in by_source.items())
+    mixed: list[TokenAnswer] = []
+    for source, found in sorted(by_source.items()):
+        wanted = round(min(shares[source] * scale, most * len(found)))
+        chance = random.Random(f"{seed}/{source}")
+        whole, rest = divmod(wanted, len(found))
+        mixed += found * whole + chance.sample(found, rest)
+    return mixed
+
+
+def sources(mixed: Sequence[TokenAnswer]) -> dict[str, int]:
+    """How many examples come from each source."""
+    return dict(Counter(each.source for each in mixed))
+
+
+def pack_answers(answers: Sequence[TokenAnswer], recipe: SftRecipe) -> list[AnswerPass]:
+    """Answers in passes of at most `pass_tokens`; each in one of its own unless the recipe packs."""
+    most = recipe.batch_examples if recipe.pack else 1
+    groups = pack([answer.item.n_tokens for answer in answers], recipe.pass_tokens, most)
+    return [make_answer_pass([answers[i] for i in group]) for group in groups]
+
+
+def make_answer_pass(answers: Sequence[TokenAnswer]) -> AnswerPass:
+    return AnswerPass(tuple(answers), make_pass([answer.item for answer in answers]))
