@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,29 @@ def test_the_schedule_starts_a_job_by_itself_and_its_version_goes_live(make: Mak
     assert {check["name"] for check in job.report["gate"]["checks"]} >= {"votes", "kl", "naturalness", "length"}
     assert job.report["promotion"] == "done"
     assert place.jobs.recent() == [place.jobs.get(job.id)], "one round of votes makes one job"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "learned_from"),
+    [
+        ({"algorithm": "simpo", "gamma": 0.5, "batch_pairs": 2}, 1),
+        ({"algorithm": "kto", "batch_thumbs": 4}, 2),
+        ({"algorithm": "sft", "shares": {"preferred": 1.0}, "batch_examples": 2}, 1),
+    ],
+)
+def test_every_kind_of_recipe_ends_with_a_judged_version(
+    make: MakeWorkplace, recipe: dict[str, Any], learned_from: int
+) -> None:
+    place = make()
+    place.vote(12)
+    job_id = place.start_job(**recipe)
+    with place.beat(), place.worker():
+        place.wait_for(job_id, JobState.done)
+    job = assert_finished_once(place, job_id)
+    votes = job.report["pairs"]
+    assert votes["trained_on"] == learned_from * (12 - votes["held_out"])
+    assert votes["held_out"] > 0
+    assert job.report["training"]["loss"] < place.jobs.curve(job_id)[0]["loss"]
 
 
 def test_a_job_whose_trainer_and_worker_are_killed_is_finished_once_with_the_same_adapter(make: MakeWorkplace) -> None:

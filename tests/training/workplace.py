@@ -78,7 +78,7 @@ class Workplace:
         self.registry.ensure_base(self.base_digest)
         events = self.ledger.standing_events()
         adapter = {"rank": 8, "alpha": 16}
-        body = {"algorithm": "dpo", "epochs": 2, "min_pairs": 1, "pass_tokens": 200, "adapter": adapter, **recipe}
+        body = {"algorithm": "dpo", "epochs": 2, "pass_tokens": 200, "adapter": adapter, **recipe}
         request = JobRequest(
             recipe="test",
             recipe_body=body,

@@ -32,6 +32,7 @@ from training.losses.preference import PairLoss, PairScores, implicit_margin, nl
 from training.model import SharedBase
 
 FIRST_LOSS_TOLERANCE = 1e-3
+BEGINS_AT_LN_2 = (DpoRecipe, ConservativeDpoRecipe, RobustDpoRecipe, DpoPositiveRecipe, NormalisedDpoRecipe)
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def train_preference(
                 {name: value.detach() for name, value in told(each, scores, preference_P, nll_P, loss_P).items()}
             )
         values = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
-        if number == 0 and isinstance(recipe, DpoRecipe):
+        if number == 0 and isinstance(recipe, BEGINS_AT_LN_2):
             check_first_loss(float(values["preference"].mean()))
         return {"epoch": step.epoch + 1, **summary(values, recipe)}
 
