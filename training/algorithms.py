@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class _Frozen(BaseModel):
@@ -16,6 +16,14 @@ class AdapterRecipe(_Frozen):
         default="lora",
         description="Scale alpha / rank, or for rslora alpha / √rank (Kalajdzievski 2023, arXiv 2312.03732).",
     )
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _servable(cls, kind: object) -> object:
+        if kind in ("dora", "adalora", "loha", "lokr", "oft", "boft", "vera", "ia3"):
+            raise ValueError("vLLM serves no such adapter beside its base; choose lora or rslora")
+        return kind
+
     rank: Literal[1, 8, 16, 32, 64] = Field(default=16, description="Rank of A and B; the ranks vLLM serves.")
     alpha: int = Field(default=32, ge=1, le=1024, description="Scale of the update, divided by the rank or its root.")
     dropout: float = Field(default=0.0, ge=0, le=0.5, description="Dropout on the adapter's input.")

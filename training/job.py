@@ -16,7 +16,7 @@ from training.algorithms import KtoRecipe, PairTraining, Recipe, SftRecipe
 from training.answers import Samples
 from training.attempt import Attempt, CurveWriter, patiently
 from training.curate import TokenAnswer, TokenPair
-from training.errors import GatewayRefused, ModelRefused
+from training.errors import GatewayRefused, ModelRefused, SettingsRefused
 from training.evaluate import Judge, compare_on_votes, measure, summarise
 from training.gate import Report, Verdict, judge
 from training.lessons import Lessons, Snapshot, draw_lessons
@@ -27,6 +27,7 @@ from training.loops.steps import POLICY, Watch
 from training.model import SharedBase, load_chat_tokens
 from training.publish import Origin, Published, check_files, find_published, publish
 from training.recipe import parse_recipe
+from training.replay import load_replay
 from training.settings import Settings
 from training.tokens import ChatTokens
 
@@ -58,7 +59,7 @@ def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
             "start a new job for the new base"
         )
     tokens = load_chat_tokens(settings.model_path)
-    lessons = draw_lessons(read_snapshot(attempt), tokens, recipe)
+    lessons = draw_lessons(read_snapshot(attempt), tokens, recipe, read_replay(settings, tokens, recipe))
     attempt.report["pairs"] = lessons.report
     attempt.stage("loading the model", 0.03)
     bench = Bench(place_model(), tokens, lessons, Samples(attempt, lessons.prompts))
@@ -79,6 +80,18 @@ def read_snapshot(attempt: Attempt) -> Snapshot:
     events = patiently(lambda: attempt.ledger.events(event_ids))
     named = [turn_id for event in events for turn_id in turns_named(event.said)]
     return Snapshot(events, patiently(lambda: attempt.ledger.turns(named)))
+
+
+def read_replay(settings: Settings, tokens: ChatTokens, recipe: Recipe) -> list[TokenAnswer]:
+    """The text that the recipe replays, if it does. SettingsRefused when no file is named."""
+    if not isinstance(recipe, SftRecipe) or not recipe.shares.get("replay"):
+        return []
+    if settings.training.replay is None:
+        raise SettingsRefused(
+            f"shares.replay = {recipe.shares['replay']:g}: the recipe replays text, but training.replay names no file; "
+            "set BURNISH_TRAINING_REPLAY, or leave the share out"
+        )
+    return load_replay(settings.training.replay, tokens, recipe.max_example_tokens)
 
 
 def train_once(attempt: Attempt, bench: Bench, recipe: Recipe) -> Published:

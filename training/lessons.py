@@ -4,7 +4,7 @@ Pure, given a tokenizer.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from feedback.demonstrations import build_demonstrations
 from feedback.events import Event
@@ -44,8 +44,13 @@ class Lessons:
     report: dict[str, object]
 
 
-def draw_lessons(snapshot: Snapshot, tokens: ChatTokens, recipe: Recipe) -> Lessons:
-    """What `recipe` learns from in `snapshot`. TokenMismatch, or TooFew… when too little is left."""
+def draw_lessons(
+    snapshot: Snapshot, tokens: ChatTokens, recipe: Recipe, replayed: Sequence[TokenAnswer] = ()
+) -> Lessons:
+    """What `recipe` learns from in `snapshot`, and in `replayed` text where it asks for that.
+
+    TokenMismatch, or TooFew… when too little is left.
+    """
     pairs = build_pairs(snapshot.events, snapshot.turns)
     votes = curate_votes(pairs, tokens, recipe)
     found: Curated[TokenPair] | Curated[TokenAnswer]
@@ -56,6 +61,7 @@ def draw_lessons(snapshot: Snapshot, tokens: ChatTokens, recipe: Recipe) -> Less
             thumbs = build_thumbs(snapshot.events, snapshot.turns, from_pairs=recipe.from_pairs)
             found = curate_thumbs(thumbs, tokens, recipe)
         case SftRecipe():
-            found = curate_demonstrations(build_demonstrations(snapshot.events, snapshot.turns), tokens, recipe)
+            shown = curate_demonstrations(build_demonstrations(snapshot.events, snapshot.turns), tokens, recipe)
+            found = replace(shown, train=(*shown.train, *replayed))
     report = {**found.report(), "held_out": len(votes.held_out)}
     return Lessons(found.train, votes.held_out, held_out_prompts(pairs.pairs, tokens), report)

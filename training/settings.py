@@ -47,6 +47,10 @@ class TrainingSection(_Section):
     """How jobs are run on this machine."""
 
     recipe: str = Field(default="dpo", description="Recipe of jobs that start by themselves.")
+    replay: Path | None = Field(
+        default=None,
+        description='General text that recipes may replay, a JSON object a line: {"messages": [...], "answer": "..."}.',
+    )
     recipes: Path | None = Field(default=None, description="Folder with recipes of your own, beside the built-in ones.")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to train; auto takes a GPU.")
     threads: int = Field(default=1, ge=1, le=256, description="CPU cores to train on: the last ones of this process.")

@@ -31,6 +31,8 @@ def test_every_field_says_what_it_means() -> None:
         ({"bata": 0.1}, ["bata = 0.1", "no field"]),
         ({"epochs": 0}, ["epochs = 0", "greater than or equal to 1"]),
         ({"epochs": "three"}, ["epochs = 'three'", "integer"]),
+        ({"adapter": {"kind": "dora"}}, ["adapter.kind = 'dora'", "vLLM serves no such adapter", "rslora"]),
+        ({"adapter": {"kind": "lara"}}, ["adapter.kind = 'lara'", "'lora' or 'rslora'"]),
         ({"adapter": {"rank": 12}}, ["adapter.rank = 12", "1, 8, 16, 32 or 64"]),
         ({"optimizer": {"learning_rate": 1.0}}, ["optimizer.learning_rate = 1.0", "less than or equal to 0.01"]),
         ({"optimizer": {"lr": 1.0}}, ["optimizer.lr = 1.0", "no field"]),

@@ -8,7 +8,7 @@ from typing import Any
 from ui.gateway import Json
 from ui.icons import icon
 from ui.markup import short_version
-from ui.status.charts import Line, line_chart
+from ui.status.charts import Line, Tone, line_chart
 from ui.status.console import Asked, Facts, allowed
 from ui.status.gate import badge, gate_html
 
@@ -170,21 +170,30 @@ def _job_row(job: Json, is_shown: bool) -> str:
     )
 
 
+CHARTS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    ("Loss", (("loss", ""),)),
+    ("Margin (nats)", (("margin", ""),)),
+    ("Log-probs (nats)", (("chosen_logprob", "chosen"), ("rejected_logprob", "rejected"))),
+    ("Accuracy on training examples", (("accuracy", ""),)),
+    ("Reward", (("reward_mean", "mean"), ("reward_spread", "spread"))),
+    ("KL to the reference (nats)", (("kl", ""),)),
+    ("Entropy (nats a token)", (("entropy", ""),)),
+    ("Answer length (tokens)", (("answer_tokens", ""),)),
+    ("Gradient norm", (("grad_norm", ""),)),
+    ("Clipped share", (("clip_fraction", ""),)),
+    ("Value error", (("value_error", ""),)),
+)
+"""The charts a job may have: title, then each line's key in a curve point and its name. The empty are left out."""
+
+
 def _curves_html(curve: Sequence[Mapping[str, Any]]) -> str:
-    if not curve:
-        return ""
+    def line(key: str, name: str, tone: Tone) -> Line:
+        return Line(name, [(float(p["step"]), float(p[key])) for p in curve if p.get(key) is not None], tone)
 
-    def line(name: str, title: str = "", tone: Any = "one") -> Line:
-        return Line(title, [(float(p["step"]), float(p[name])) for p in curve if p.get(name) is not None], tone)
-
-    logprobs = [line("chosen_logprob", "chosen"), line("rejected_logprob", "rejected", "two")]
-    charts = (
-        line_chart("Loss", [line("loss")])
-        + line_chart("Margin (nats)", [line("margin")])
-        + line_chart("Log-probs (nats)", logprobs)
-        + line_chart("Accuracy on training pairs", [line("accuracy")])
-    )
-    return f'<div class="charts">{charts}</div>'
+    tones: tuple[Tone, Tone] = ("one", "two")
+    charts = [(title, [line(*keys, tone) for keys, tone in zip(lines, tones, strict=False)]) for title, lines in CHARTS]
+    drawn = "".join(line_chart(title, lines) for title, lines in charts if any(each.points for each in lines))
+    return f'<div class="charts">{drawn}</div>' if drawn else ""
 
 
 def _policy_html(policy: Json) -> str:
