@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from feedback.connection import connect
-from feedback.ids import LineName
+from feedback.ids import JobId, LineName
 from feedback.jobs import JobState, JobStore
 from feedback.ledger import Ledger
 from feedback.registry import Registry
@@ -33,13 +33,14 @@ batch_pairs = 4
 optimizer = { learning_rate = 1e-4 }
 """
 MARKS = {
-    "worker": "-Q train",
     "redis": "redis-server",
     "gateway": "serve.app",
     "beat": "-Q control",
     "ui": "ui.app",
     "engine": "vllm.entrypoints",
+    "worker": "-Q train",
 }
+"""What tells each process, in the order they are killed. The worker is last: the trainer dies with it."""
 
 
 @dataclass
@@ -62,6 +63,18 @@ class Running:
             if MARKS[name] in command and "guard" not in command:
                 return child.pid
         raise AssertionError(f"{name} does not run")
+
+    def trainer_of(self, job_id: JobId) -> int | None:
+        """The trainer's process, if the job has one just now."""
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                command = child.cmdline()
+                alive = child.status() != psutil.STATUS_ZOMBIE
+            except psutil.Error:
+                continue
+            if "training.trainer" in command and job_id in command and alive:
+                return child.pid
+        return None
 
     def is_ready(self) -> bool:
         return _ok(f"{self.gateway_url}/readyz") and _ok(self.ui_url)
@@ -173,12 +186,15 @@ def test_each_process_killed_in_turn_loses_no_vote_and_finishes_the_running_job_
     voting.start()
     try:
         wait_until(lambda: _state(jobs) is JobState.running, within_s=120, what="a job started by itself")
+        job_id = jobs.recent()[-1].id
         for name in MARKS:
+            trainer = _running_trainer(burnish, job_id, name)
             before = len(voter.accepted)
             os.kill(burnish.pid_of(name), signal.SIGKILL)
             time.sleep(1)
             wait_until(burnish.is_ready, within_s=180, what=f"ready again after {name} was killed", every_s=0.5)
             wait_until(lambda seen=before: len(voter.accepted) > seen, within_s=60, what=f"votes go on after {name}")
+        wait_until(lambda: burnish.trainer_of(job_id) != trainer, within_s=60, what="the trainer ends with its worker")
     finally:
         voter.stop.set()
         voting.join(60)
@@ -186,6 +202,15 @@ def test_each_process_killed_in_turn_loses_no_vote_and_finishes_the_running_job_
     assert voter.refused == []
     _assert_every_vote_is_there_once(burnish, voter)
     _assert_the_first_job_was_finished_once(burnish, jobs)
+
+
+def _running_trainer(burnish: Running, job_id: JobId, name: str) -> int:
+    """The trainer that the death of `name` will meet."""
+    what = f"the job has a trainer when {name} is to be killed"
+    wait_until(lambda: burnish.trainer_of(job_id) is not None, within_s=120, what=what)
+    trainer = burnish.trainer_of(job_id)
+    assert trainer is not None, what
+    return trainer
 
 
 def _state(jobs: JobStore) -> JobState | None:
@@ -206,6 +231,7 @@ def _assert_the_first_job_was_finished_once(burnish: Running, jobs: JobStore) ->
     made = [policy for policy in registry.view().policies.values() if policy.job_id == job.id]
     steps = [entry.action for entry in registry.audit() if entry.version == job.version]
     assert [policy.version for policy in made] == [job.version]
+    assert job.attempt > 1, "the worker's death met no trainer"
     assert steps.count("draft") == 1
     assert steps.count("candidate") + steps.count("rejected") == 1
     assert steps.count("promote") <= 1
