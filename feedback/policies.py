@@ -13,8 +13,12 @@ from feedback.ids import BASE_VERSION, JobId, LineName, Version
 
 
 class PolicyState(StrEnum):
-    """Where a policy stands; DRAFT, REJECTED and WITHDRAWN ones never serve users."""
+    """Where a policy stands; ROLLOUT, DRAFT, REJECTED and WITHDRAWN ones never serve users.
 
+    A ROLLOUT is a policy in the middle of its training, sampled from by its own job and then taken out again.
+    """
+
+    rollout = "rollout"
     draft = "draft"
     candidate = "candidate"
     canary = "canary"
@@ -26,6 +30,7 @@ class PolicyState(StrEnum):
 
 _S = PolicyState
 MOVES: Mapping[PolicyState, frozenset[PolicyState]] = {
+    _S.rollout: frozenset(),
     _S.draft: frozenset({_S.candidate, _S.rejected}),
     _S.candidate: frozenset({_S.canary, _S.live, _S.withdrawn}),
     _S.canary: frozenset({_S.live, _S.withdrawn, _S.retired}),
@@ -36,7 +41,7 @@ MOVES: Mapping[PolicyState, frozenset[PolicyState]] = {
 }
 """The allowed moves. RETIRED → LIVE happens by rollback only."""
 
-UNSERVED = frozenset({_S.draft, _S.rejected, _S.withdrawn})
+UNSERVED = frozenset({_S.rollout, _S.draft, _S.rejected, _S.withdrawn})
 """States that never answer users. Drafts and rejected policies answer operators, who measure them."""
 
 
@@ -103,10 +108,11 @@ class RegistryView:
 
 @dataclass(frozen=True)
 class Change:
-    """What a move writes: the policies that changed and the new list of lives."""
+    """What a move writes: the policies that changed and the new list of lives; `gone` are taken out altogether."""
 
     policies: tuple[Policy, ...]
     lives: tuple[Version, ...]
+    gone: tuple[Version, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,8 @@ def resolve(view: RegistryView, model: str, *, operator: bool = False) -> Policy
     if match and match["line"] in (None, view.line):
         wanted = match["version"]
         for policy in view.policies.values():
-            named = policy.version == wanted or ("-" not in wanted and policy.version.split("-")[0] == wanted)
+            short = "-" not in wanted and policy.state is not _S.rollout  # a job's rollouts share its counter
+            named = policy.version == wanted or (short and policy.version.split("-")[0] == wanted)
             if named and _answers(policy.state, operator=operator):
                 return policy
     raise UnknownPolicy(
@@ -172,6 +179,22 @@ def _moved(
         raise MoveRefused(f"{policy.version} is {policy.state} and cannot become {to}; it can become {allowed}")
     step = Move(at=who.at, state=to, actor=who.actor, reason=who.reason)
     return policy.model_copy(update={"state": to, "history": (*policy.history, step), **changes})
+
+
+def enter_rollout(view: RegistryView, policy: Policy, *, keep: int) -> Change:
+    """A policy in training is there to be sampled from; of the job's older ones the newest `keep` stay."""
+    older = sorted(_rollouts(view, policy.job_id), key=lambda each: each.created_at, reverse=True)
+    row = policy.model_copy(update={"state": _S.rollout})
+    return Change((row,), view.lives, tuple(each.version for each in older[keep:]))
+
+
+def end_rollouts(view: RegistryView, job_id: JobId) -> Change:
+    """All that a job sampled from is gone."""
+    return Change((), view.lives, tuple(each.version for each in _rollouts(view, job_id)))
+
+
+def _rollouts(view: RegistryView, job_id: JobId | None) -> list[Policy]:
+    return [each for each in view.policies.values() if each.state is _S.rollout and each.job_id == job_id]
 
 
 def judge(

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -118,7 +118,30 @@ class Registry:
             who = Who(actor=f"job {claim.job_id}", reason="trained", at=policy.created_at)
             step = Move(at=who.at, state=PolicyState.draft, actor=who.actor, reason=who.reason)
             row = policy.model_copy(update={"state": PolicyState.draft, "history": (step,)})
-            return _Write(Change((row,), view.lives), _audit(who, "draft", policy.version), claim)
+            change = policies.end_rollouts(view, claim.job_id)
+            return _Write(replace(change, policies=(row,)), _audit(who, "draft", policy.version), claim)
+
+        return self._change(write)
+
+    def enter_rollout(self, claim: Claim, policy: Policy, *, keep: int = 1) -> RegistryView:
+        """Enters the policy in training as it is now, to be sampled from; the job's older ones beyond `keep` go.
+
+        Entering the same version again changes nothing. Not audited: nobody is ever served by it.
+        """
+
+        def write(view: RegistryView) -> _Write | None:
+            if policy.version in view.policies:
+                return None
+            return _Write(policies.enter_rollout(view, policy, keep=keep), None, claim)
+
+        return self._change(write)
+
+    def end_rollouts(self, claim: Claim) -> RegistryView:
+        """Takes out whatever the job has entered to sample from."""
+
+        def write(view: RegistryView) -> _Write | None:
+            change = policies.end_rollouts(view, claim.job_id)
+            return _Write(change, None, claim) if change.gone else None
 
         return self._change(write)
 
@@ -231,6 +254,8 @@ class Registry:
                         json.dumps(write.change.lives),
                         write.audit.model_dump_json() if write.audit else "",
                         str(_RECEIPT_TTL_S),
+                        str(len(write.change.gone)),
+                        *write.change.gone,
                         *rows,
                     ],
                 )

@@ -26,8 +26,9 @@ from serve.shelf import Load, LoadState, Shelf
 log = logging.getLogger(__name__)
 _AWAY_POLL_S = 0.25
 _RETRY_LIVE_S = 5.0
-# A job waits for its draft. Candidates may be held in any number, and are loaded when they are promoted at the latest.
-_COMING = (PolicyState.canary, PolicyState.draft, PolicyState.candidate)
+# A job waits for its rollouts and its draft. Candidates may be held in any number, and are loaded when they are
+# promoted at the latest.
+_COMING = (PolicyState.canary, PolicyState.rollout, PolicyState.draft, PolicyState.candidate)
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,7 @@ class Runner:
         log.error("job %s: %s", claim.job_id, error)
         if not retry:
             self._patiently(lambda: self._reject_draft(claim, error))
+            self._patiently(lambda: self._end_rollouts(claim))
         self._patiently(lambda: self._jobs.fail(claim, error, retry=retry))
 
     def _reject_draft(self, claim: Claim, error: str) -> None:
@@ -156,6 +157,9 @@ class Runner:
             if policy.job_id == claim.job_id and policy.state is PolicyState.draft:
                 gate = {"verdict": "fail", "summary": f"its job failed: {error}", "checks": []}
                 self._registry.judge(claim, policy.version, PolicyState.rejected, gate=gate, metrics={})
+
+    def _end_rollouts(self, claim: Claim) -> None:
+        self._registry.end_rollouts(claim)
 
     def _former_error(self, job_id: JobId) -> str:
         error = self._jobs.get(job_id).error
