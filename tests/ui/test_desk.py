@@ -4,13 +4,14 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from tests.fake_engine import Behaviour, FakeEngine, fake_engine
-from tests.services import Gateway, start_gateway, start_redis
+from tests.services import Gateway, start_gateway, start_redis, wait_until
 from ui.app import given
 from ui.chat import asking, voting
 from ui.chat.acts import act
@@ -105,6 +106,33 @@ async def test_a_stopped_answer_is_kept_as_far_as_it_came(desk: Desk, fake: Fake
     assert tip is not None
     assert tip.finish_reason == STOPPED
     assert 0 < len(tip.answer) < 40
+
+
+async def test_an_answer_that_ended_before_the_stop_reached_it_is_whole(desk: Desk, fake: FakeEngine) -> None:
+    fake.behave(delay_s=0.1)
+    async for _ in asking.send(desk, "Hi"):
+        writing = desk.writing
+        if writing is not None and writing.text:
+            read = partial(getattr, writing, "finish_reason")
+            await asyncio.to_thread(wait_until, read, within_s=10, what="the answer has ended")
+            asking.stop(desk)
+    assert desk.path.tip is not None
+    assert desk.path.tip.finish_reason == "length"
+
+
+async def test_an_answer_stopped_before_its_first_word_is_not_sent_yet(desk: Desk, fake: FakeEngine) -> None:
+    fake.behave(delay_s=0.5)
+
+    async def stop_once_begun() -> None:
+        begun = partial(getattr, desk.writing, "turn_id")
+        await asyncio.to_thread(wait_until, begun, within_s=10, what="the answer has a turn")
+        asking.stop(desk)
+
+    steps = asking.send(desk, "Hi")
+    await anext(steps)
+    await asyncio.gather(do(steps), stop_once_begun())
+    assert desk.path.tip is None
+    assert [message.text for message in desk.unsent] == ["Hi"]
 
 
 async def test_a_stopped_answer_is_asked_for_again_without_a_comparison(desk: Desk, fake: FakeEngine) -> None:

@@ -129,14 +129,14 @@ def test_a_vote_can_be_taken_back_and_said_anew(page: "Page", system: System) ->
 def test_stop_ends_the_answer_where_it_is(page: "Page", system: System) -> None:
     open_page(page, system)
     page.evaluate(STOP_AT_FIRST_SIGHT)
-    page.fill("#box textarea", "Count from one to one hundred.")
+    page.fill("#box textarea", "Write a very long story about a fisherman, his three daughters and the sea.")
     page.press("#box textarea", "Enter")
     page.wait_for_selector("#talk .answer", timeout=ANSWER_MS)
     page.wait_for_selector("#send")
     assert "Stopped before its end." in page.locator("#talk .answer").last.inner_text()
     wait_until(
         lambda: any(
-            turn.messages[-1]["content"].startswith("Count from") and turn.finish_reason is None
+            turn.messages[-1]["content"].startswith("Write a very long story") and turn.finish_reason is None
             for turn in system.ledger.turns_of(HOME_TENANT)
         ),
         within_s=10,

@@ -140,7 +140,7 @@ def _keep(desk: Desk, writing: Writing, failure: UiError | None) -> None:
     if writing.compare_with is not None:
         _keep_second(desk, writing, failure)
         return
-    if failure is not None or not writing.turn_id:
+    if failure is not None or not (writing.text or writing.finish_reason):
         desk.unsent = writing.asked
         desk.notice = Notice(sentence(failure), bad=True) if failure else Notice("Stopped before it began.")
         return
@@ -169,7 +169,7 @@ def _turn(desk: Desk, writing: Writing) -> Turn:
         version=writing.version,
         messages=writing.asked,
         answer=writing.text,
-        finish_reason=STOPPED if writing.stop.is_set() else writing.finish_reason or STOPPED,
+        finish_reason=writing.finish_reason or STOPPED,
         sampling=older.sampling if older else desk.given.sampling,
         compare_with=older.id if older else None,
     )
