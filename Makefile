@@ -9,7 +9,7 @@ LOCK_FLAGS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo test test-quick browser check format lock screenshots clean
+.PHONY: help setup up demo bench-dpo test test-quick browser check format lock screenshots clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ up: setup ## Set everything up and run it; Ctrl-C stops it
 
 demo: setup ## Let a simulated user teach a running Burnish (start it with `make up` first)
 	@$(BIN)/python -m tests.demo
+
+bench-dpo: setup ## Measure DPO against TRL (about half an hour; the machine is to be idle)
+	@$(BIN)/python -m tests.bench.dpo $(ARGS)
 
 test: setup browser ## Set up what the tests need and run them all
 	@$(BIN)/python -m pytest $(ARGS)

@@ -40,6 +40,25 @@ def test_a_packed_pass_gives_the_logprobs_of_separate_sequences(base: SharedBase
     assert torch.allclose(found, wanted, atol=1e-5)
 
 
+def test_a_packed_pass_gives_the_logprobs_of_a_padded_batch(base: SharedBase, tiny_model: Path) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(str(tiny_model), dtype=torch.float32, attn_implementation="sdpa")
+    sequences = [(item.prompt, answer) for item in ITEMS for answer in item.answers]
+    longest = max(len(prompt) + len(answer) for prompt, answer in sequences)
+    ids_BT, mask_BT = torch.full((len(sequences), longest), 257), torch.zeros(len(sequences), longest, dtype=torch.long)
+    for row, (prompt, answer) in enumerate(sequences):
+        length = len(prompt) + len(answer)
+        ids_BT[row, :length], mask_BT[row, :length] = torch.tensor([*prompt, *answer]), 1
+    with torch.no_grad():
+        logprobs_BTV = torch.log_softmax(plain(input_ids=ids_BT, attention_mask=mask_BT).logits, -1)
+        found = base.logprobs(make_pass(ITEMS))
+    wanted = [
+        logprobs_BTV[row, len(prompt) - 1 + place, token]
+        for row, (prompt, answer) in enumerate(sequences)
+        for place, token in enumerate(answer)
+    ]
+    assert torch.allclose(found, torch.stack(wanted), atol=1e-5)
+
+
 def test_a_shared_prompt_gathers_the_gradients_of_both_its_answers(base: SharedBase, tiny_model: Path) -> None:
     base.add_adapter("policy", make_recipe().adapter, seed=1)
     parameters = base.parameters("policy")
@@ -72,6 +91,19 @@ def test_answers_to_one_prompt_do_not_see_each_other(base: SharedBase) -> None:
     other = make_pass([Item((256, 5), ((70, 80, 90), (3, 4)))])
     with torch.no_grad():
         assert torch.equal(base.logprobs(one)[3:], base.logprobs(other)[3:])
+
+
+@pytest.mark.parametrize("changed", [0, 1])
+def test_an_answer_of_another_length_leaves_the_other_answers_logprob_alone(base: SharedBase, changed: int) -> None:
+    answers = [(7, 8, 9), (3, 4)]
+    before = make_pass([Item((256, 5), tuple(answers)), Item((256, 6), ((1, 2), (3,)))])
+    answers[changed] = (40, 41, 42, 43, 44)
+    after = make_pass([Item((256, 5), tuple(answers)), Item((256, 6), ((1, 2), (3,)))])
+    with torch.no_grad():
+        sums = [each.sum_answers(base.logprobs(each)) for each in (before, after)]
+    kept = [i for i in range(4) if i != changed]
+    assert torch.allclose(sums[0][kept], sums[1][kept], atol=1e-5)
+    assert not torch.isclose(sums[0][changed], sums[1][changed], atol=1e-2)
 
 
 def test_only_answer_tokens_are_scored_and_each_belongs_to_its_answer() -> None:

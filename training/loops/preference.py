@@ -77,12 +77,9 @@ def train_preference(
     passes = pack_pairs(pairs, recipe)
     ahead = 1 / (1 + 3 * recipe.epochs)  # the reference's share of the work: a forward pass, no backward one
     if not isinstance(recipe, OrpoRecipe | SimpoRecipe):  # those two know no reference
-        cache = folder / "reference.safetensors"
-        sums = reference_sums(model, [each.batch for each in passes], cache, run.name, watch.between(0, ahead))
-        passes = [replace(each, reference_N=sums_N) for each, sums_N in zip(passes, sums, strict=True)]
+        passes = with_reference(model, passes, folder / "reference.safetensors", run.name, watch.between(0, ahead))
 
     model.add_adapter(POLICY, recipe.adapter, seed=recipe.seed)
-    loss = loss_of(recipe)
     plan = plan_steps([len(p.pairs) for p in passes], epochs=recipe.epochs, least=recipe.batch_pairs, seed=recipe.seed)
 
     def learn(number: int, smaller: bool) -> dict[str, float]:
@@ -92,22 +89,28 @@ def train_preference(
         seen: list[dict[str, Tensor]] = []
         for each in (part for i in step.passes for part in (passes[i].halves() if smaller else [passes[i]])):
             watch.check(f"before step {number + 1} of {len(plan)}")
-            with model.policy(POLICY):
-                sums_N = each.batch.sum_answers(model.logprobs(each.batch).cpu())
-            scores = score(each, sums_N)
-            preference_P = soften(loss, scores, each.label_P)
-            nll_P = soften(nll, scores, each.label_P)
-            loss_P = preference_P + recipe.nll_weight * nll_P
-            ((each.weights_P * loss_P).sum() / total_weight).backward()
-            seen.append(
-                {name: value.detach() for name, value in told(each, scores, preference_P, nll_P, loss_P).items()}
-            )
+            seen.append(learn_pass(model, each, recipe, total_weight))
         values = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
         if number == 0 and isinstance(recipe, BEGINS_AT_LN_2):
             check_first_loss(float(values["preference"].mean()))
         return {"epoch": step.epoch + 1, **summary(values, recipe)}
 
     train(model.parameters(POLICY), len(plan), learn, run, watch.between(ahead, 1))
+
+
+def learn_pass(model: SharedBase, each: PairPass, recipe: PreferenceRecipe, total_weight: float) -> dict[str, Tensor]:
+    """Add the gradients of one pass to POLICY's, and return [P] what a curve point is made of.
+
+    `total_weight` is the weight of all pairs of the step: a step's loss is their weighted mean.
+    """
+    with model.policy(POLICY):
+        sums_N = each.batch.sum_answers(model.logprobs(each.batch).cpu())
+    scores = score(each, sums_N)
+    preference_P = soften(loss_of(recipe), scores, each.label_P)
+    nll_P = soften(nll, scores, each.label_P)
+    loss_P = preference_P + recipe.nll_weight * nll_P
+    ((each.weights_P * loss_P).sum() / total_weight).backward()
+    return {name: value.detach() for name, value in told(each, scores, preference_P, nll_P, loss_P).items()}
 
 
 def loss_of(recipe: PreferenceRecipe) -> PairLoss:
@@ -149,6 +152,14 @@ def make_pair_pass(pairs: Sequence[TokenPair], reference_N: Tensor) -> PairPass:
         torch.tensor([pair.label for pair in pairs]),
         reference_N,
     )
+
+
+def with_reference(
+    model: SharedBase, passes: Sequence[PairPass], cache: Path, run: str, watch: Watch
+) -> list[PairPass]:
+    """The passes with what the reference gives their answers, from the run's cache where it is there."""
+    sums = reference_sums(model, [each.batch for each in passes], cache, run, watch)
+    return [replace(each, reference_N=sums_N) for each, sums_N in zip(passes, sums, strict=True)]
 
 
 def score(each: PairPass, sums_N: Tensor) -> PairScores:

@@ -6,13 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from tests.training.loops.notes import Notes, same
 from tests.training.tiny import make_pairs, make_recipe
 from training.algorithms import DpoRecipe
 from training.errors import Diverged, Stopped, WrongFirstLoss
-from training.loops.preference import POLICY, check_first_loss, train_preference
-from training.model import SharedBase
+from training.loops.preference import (
+    POLICY,
+    check_first_loss,
+    learn_pass,
+    make_pair_pass,
+    train_preference,
+    with_reference,
+)
+from training.model import FP32, SharedBase
 from training.tokens import ChatTokens
 
 
@@ -34,6 +42,33 @@ def test_the_first_loss_is_ln_2_and_the_loss_falls(tiny_model: Path, tiny_tokens
     assert notes.points[-1]["accuracy"] == 1.0
     assert notes.points[-1]["margin"] > 0
     assert [point["step"] for point in notes.points] == list(range(1, len(notes.points) + 1))
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "ipo", "hinge", "robust_dpo", "dpo_positive", "orpo", "simpo"])
+def test_the_loss_sends_no_gradient_through_positions_that_predict_no_answer_token(
+    tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path, algorithm: str
+) -> None:
+    base = SharedBase(tiny_model, torch.device("cpu"), FP32)
+    recipe = make_recipe(algorithm=algorithm, nll_weight=0.5)
+    whole = make_pair_pass(make_pairs(tiny_tokens, 3), torch.zeros(6))
+    (each,) = with_reference(base, [whole], tmp_path / "reference.safetensors", "run", Notes().watch())
+    base.add_adapter(POLICY, recipe.adapter, seed=0)
+    outputs: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, _: object, output: object) -> None:
+        if isinstance(module, LlamaRMSNorm) and isinstance(output, torch.Tensor) and output.requires_grad:
+            outputs.append(output)
+            output.retain_grad()
+
+    hook = torch.nn.modules.module.register_module_forward_hook(keep)
+    try:
+        learn_pass(base, each, recipe, total_weight=4.0)
+    finally:
+        hook.remove()
+    last_T = outputs[-1].grad  # what the LM head would read at every position
+    assert last_T is not None
+    moved_T = last_T[0].abs().amax(-1) > 0
+    assert moved_T.nonzero()[:, 0].tolist() == sorted(set(each.batch.rows_S.tolist()))
 
 
 @pytest.mark.parametrize("stop_at", [0, 3, 5, 8])

@@ -1,0 +1,102 @@
+"""What every benchmark shares: interleaved rounds in fresh processes, paired ratios, where model and data are."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.services import ROOT
+
+Measured = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Sides to compare: `module` is run as `python -m MODULE SIDE`, is given `task` as JSON, answers with one line."""
+
+    module: str
+    sides: Sequence[str]
+    task: Mapping[str, Any]
+    threads: int
+
+
+def say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def run_rounds(bench: Bench, rounds: int) -> list[dict[str, Measured]]:
+    """Every side once per round, each in a process of its own; each round starts with another side."""
+    measured: list[dict[str, Measured]] = []
+    for number in range(rounds):
+        first = number % len(bench.sides)
+        order = [*bench.sides[first:], *bench.sides[:first]]
+        measured.append({side: run_side(bench, side) for side in order})
+        say(f"round {number + 1} of {rounds}: " + ", ".join(f"{s} {measured[-1][s]['seconds']:.1f} s" for s in order))
+    return measured
+
+
+def run_side(bench: Bench, side: str) -> Measured:
+    """One side's figures: the last line of what its process prints."""
+    threads = str(bench.threads)
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", bench.module, side],
+        input=json.dumps({**bench.task, "threads": bench.threads}),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise SystemExit(f"bench: {side} failed with {done.returncode}:\n{done.stderr[-3000:]}")
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def median_ratio(rounds: Sequence[Mapping[str, Measured]], key: str, of: str, to: str) -> float:
+    """The median over the rounds of one side's figure divided by another's of the same round."""
+    return statistics.median(each[of][key] / each[to][key] for each in rounds)
+
+
+def medians(rounds: Sequence[Mapping[str, Measured]], key: str) -> dict[str, float]:
+    """Each side's median over the rounds."""
+    return {side: statistics.median(each[side][key] for each in rounds) for side in rounds[0]}
+
+
+def find_model() -> Path:
+    """The base model: $BURNISH_MODEL_PATH or $BURNISH_TEST_MODEL, else where `make up` and `make test` put it."""
+    named = [os.environ.get("BURNISH_MODEL_PATH"), os.environ.get("BURNISH_TEST_MODEL")]
+    places = [Path(given) for given in named if given] or [ROOT / ".burnish" / "model", ROOT / ".cache" / "model"]
+    for place in places:
+        if (place / "config.json").exists():
+            return place.resolve()
+    tried = ", ".join(map(str, places))
+    raise SystemExit(
+        f"bench: no model in {tried}; make it with `burnish model convert` or name one: BURNISH_MODEL_PATH"
+    )
+
+
+def find_data(name: str, folder: Path | None) -> Path:
+    """A file of real text, which is no part of the project: in `folder`, or in ../shared/data beside it."""
+    path = (folder or ROOT.parent / "shared" / "data") / name
+    if not path.exists():
+        raise SystemExit(f"bench: {path} is absent; say where {name} is with --data FOLDER")
+    return path.resolve()
+
+
+def surroundings(threads: int) -> dict[str, Any]:
+    """What a figure depends on besides the code: versions, threads, how busy the machine was before."""
+    packages = ("torch", "transformers", "peft", "trl")
+    return {
+        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
+        "threads": threads,
+        "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 2),
+    }

@@ -1,0 +1,1 @@
+"""Our losses against those of other people's trainers."""
