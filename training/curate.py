@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from feedback.holdout import is_held_out
 from feedback.pairs import Answer, Pair, PairSet
-from training.algorithms import PairTraining
+from training.algorithms import OVERALL, PairTraining
 from training.batches import Item
 from training.errors import TokenMismatch, TooFewPairs
 from training.tokens import ChatTokens, TokenIds
@@ -20,7 +20,11 @@ LONGEST_PROMPT_TOKENS = 1024
 
 @dataclass(frozen=True)
 class TokenPair:
-    """A pair as token ids; `weight` multiplies its loss, `label` is how likely the chosen answer is the better one."""
+    """A pair as token ids; `weight` multiplies its loss, `label` is how likely the chosen answer is the better one.
+
+    `aspect` is what the answers were compared in, `margin` (nats) how far the chosen one is to be ahead: both for
+    reward models.
+    """
 
     event_id: str
     prompt: TokenIds
@@ -28,6 +32,8 @@ class TokenPair:
     rejected: TokenIds
     weight: float = 1.0
     label: float = 1.0
+    aspect: str = OVERALL
+    margin: float = 0.0
 
     @property
     def item(self) -> Item:

@@ -12,11 +12,11 @@ from feedback.events import turns_named
 from feedback.ids import BASE_VERSION
 from feedback.pairs import PairSet, build_pairs
 from feedback.policies import Policy, PolicyState, RegistryView
-from training.algorithms import Recipe
+from training.algorithms import PreferenceRecipe
 from training.answers import Samples
 from training.attempt import Attempt, CurveWriter, patiently
 from training.curate import Curated, curate, held_out_prompts
-from training.errors import GatewayRefused, ModelRefused
+from training.errors import GatewayRefused, ModelRefused, RecipeRefused
 from training.evaluate import Judge, compare_on_votes, measure, summarise
 from training.gate import Report, Verdict, judge
 from training.loops.preference import POLICY, train_preference
@@ -45,6 +45,8 @@ def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
     """The whole job. TrainingError or FeedbackError when it cannot go on."""
     settings, job = attempt.settings, attempt.job
     recipe = parse_recipe(job.recipe_body, name=job.recipe)
+    if not isinstance(recipe, PreferenceRecipe):
+        raise RecipeRefused(f"{job.recipe}: {recipe.algorithm} makes no policy; choose a recipe that does")
     attempt.stage("curating votes", 0.01)
     if settings.base_digest() != job.base_digest:
         raise ModelRefused(
@@ -77,7 +79,7 @@ def read_pairs(attempt: Attempt) -> PairSet:
     return build_pairs(events, turns)
 
 
-def train_once(attempt: Attempt, bench: Bench, recipe: Recipe) -> Published:
+def train_once(attempt: Attempt, bench: Bench, recipe: PreferenceRecipe) -> Published:
     """Train and publish, unless an earlier attempt has."""
     counter = patiently(lambda: attempt.registry.reserve(attempt.claim))
     adapters = attempt.settings.adapters
@@ -100,7 +102,7 @@ def train_once(attempt: Attempt, bench: Bench, recipe: Recipe) -> Published:
     return publish(bench.model.adapter_state(POLICY), origin, adapters, bench.model, bench.tokens)
 
 
-def enter_draft(attempt: Attempt, published: Published, recipe: Recipe) -> Policy:
+def enter_draft(attempt: Attempt, published: Published, recipe: PreferenceRecipe) -> Policy:
     """The published adapter as a policy in the registry, as it stands there now."""
     draft = Policy(
         version=published.version,

@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from training.algorithms import DpoRecipe
+from training.algorithms import AnyRewardRecipe, DpoRecipe
 from training.convert import model_digest
 from training.curate import TokenPair
 from training.recipe import parse_recipe
@@ -77,3 +77,18 @@ def make_pairs(tokens: ChatTokens, n: int = 6) -> list[TokenPair]:
         )
         for i in range(n)
     ]
+
+
+def make_reward_recipe(**overrides: object) -> AnyRewardRecipe:
+    """A recipe of a reward model that fits the tiny model."""
+    return parse_recipe(
+        {
+            "algorithm": "reward",
+            "epochs": 2,
+            "batch_pairs": 2,
+            "pass_tokens": 200,
+            "min_pairs": 1,
+            "adapter": {"rank": 8, "alpha": 16},
+            **overrides,
+        }
+    )
