@@ -9,7 +9,7 @@ LOCK_FLAGS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench-dpo test test-quick browser check format lock screenshots clean
+.PHONY: help setup up demo bench-dpo bench-hh test test-quick browser check format lock screenshots clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,3 +56,6 @@ lock: ## Resolve the lock files anew (needs uv)
 
 clean: ## Remove the environment and the caches (not your data in .burnish)
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+
+bench-hh: setup ## Measure reward models on hh_harmless (hours; ARGS="--minutes 30", run again to go on)
+	@$(BIN)/python -m tests.bench.hh_harmless $(ARGS)

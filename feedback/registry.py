@@ -110,10 +110,11 @@ class Registry:
         return counter
 
     def add_draft(self, claim: Claim, policy: Policy) -> RegistryView:
-        """Enters a freshly trained policy. Entering the same version again changes nothing."""
+        """Enters a freshly trained policy, in place of the job's rollouts. Doing it again changes nothing."""
 
         def write(view: RegistryView) -> _Write | None:
-            if policy.version in view.policies:
+            known = view.policies.get(policy.version)
+            if known is not None and known.state is not PolicyState.rollout:
                 return None
             who = Who(actor=f"job {claim.job_id}", reason="trained", at=policy.created_at)
             step = Move(at=who.at, state=PolicyState.draft, actor=who.actor, reason=who.reason)

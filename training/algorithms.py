@@ -1,8 +1,8 @@
 """What each algorithm may be told: frozen models with the meaning and bounds of every field. Never imports torch."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 
 class _Frozen(BaseModel):
@@ -80,7 +80,9 @@ class PairTraining(_Training):
     ties: bool = Field(default=False, description="Learn from ties too, as pairs that are right either way round.")
 
 
-class _Preference(PairTraining):
+class PreferenceTraining(PairTraining):
+    """What every loss on pairs is told."""
+
     nll_weight: float = Field(
         default=0.0, ge=0, le=10, description="Weight of the chosen answer's negative log-likelihood per token."
     )
@@ -90,28 +92,28 @@ BETA = Field(default=0.1, gt=0, le=5, description="How strongly the policy is he
 FLIP_RATE = Field(default=0.1, ge=0, lt=0.5, description="Share of the votes that are taken to be the wrong way round.")
 
 
-class DpoRecipe(_Preference):
+class DpoRecipe(PreferenceTraining):
     """Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290)."""
 
     algorithm: Literal["dpo"]
     beta: float = BETA
 
 
-class IpoRecipe(_Preference):
+class IpoRecipe(PreferenceTraining):
     """Identity preference optimisation (Azar et al. 2023, arXiv 2310.12036), on log-ratios per token."""
 
     algorithm: Literal["ipo"]
     beta: float = BETA
 
 
-class HingeRecipe(_Preference):
+class HingeRecipe(PreferenceTraining):
     """SLiC's hinge loss on DPO's margin (Liu et al. 2023, arXiv 2309.06657)."""
 
     algorithm: Literal["hinge"]
     beta: float = BETA
 
 
-class ConservativeDpoRecipe(_Preference):
+class ConservativeDpoRecipe(PreferenceTraining):
     """DPO with smoothed labels (Mitchell 2023): stops pushing a pair once it is as sure as the votes deserve."""
 
     algorithm: Literal["conservative_dpo"]
@@ -119,7 +121,7 @@ class ConservativeDpoRecipe(_Preference):
     flip_rate: float = FLIP_RATE
 
 
-class RobustDpoRecipe(_Preference):
+class RobustDpoRecipe(PreferenceTraining):
     """DPO unbiased under votes flipped at a known rate (Chowdhury et al. 2024, arXiv 2403.00409)."""
 
     algorithm: Literal["robust_dpo"]
@@ -127,7 +129,7 @@ class RobustDpoRecipe(_Preference):
     flip_rate: float = FLIP_RATE
 
 
-class DpoPositiveRecipe(_Preference):
+class DpoPositiveRecipe(PreferenceTraining):
     """DPO with a penalty where the chosen answer becomes less likely (Pal et al. 2024, arXiv 2402.13228)."""
 
     algorithm: Literal["dpo_positive"]
@@ -135,21 +137,21 @@ class DpoPositiveRecipe(_Preference):
     penalty: float = Field(default=5.0, ge=0, le=500, description="Weight λ of the chosen answer's lost log-prob.")
 
 
-class NormalisedDpoRecipe(_Preference):
+class NormalisedDpoRecipe(PreferenceTraining):
     """DPO on log-ratios per token (Meng et al. 2024, arXiv 2405.14734, section 4.4)."""
 
     algorithm: Literal["normalised_dpo"]
     beta: float = Field(default=2.0, gt=0, le=50, description="Scale of the log-ratios per token.")
 
 
-class OrpoRecipe(_Preference):
+class OrpoRecipe(PreferenceTraining):
     """Odds-ratio preference optimisation (Hong et al. 2024, arXiv 2403.07691): no reference, NLL included."""
 
     algorithm: Literal["orpo"]
     odds_weight: float = Field(default=0.1, gt=0, le=10, description="Weight λ of the odds-ratio term.")
 
 
-class SimpoRecipe(_Preference):
+class SimpoRecipe(PreferenceTraining):
     """Simple preference optimisation (Meng et al. 2024, arXiv 2405.14734): no reference, a target margin."""
 
     algorithm: Literal["simpo"]
@@ -209,5 +211,94 @@ PreferenceRecipe = (
 )
 """Recipes whose loop is `loops/preference.py`."""
 
-Recipe = PreferenceRecipe | KtoRecipe | SftRecipe
+OVERALL = "overall"
+"""The aspect that answers are compared in where nothing else is said."""
+
+HeadName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+
+
+class WeightedSum(_Frozen):
+    """One reward out of several heads: Σ weight · reward of the head."""
+
+    kind: Literal["weighted_sum"] = "weighted_sum"
+    weights: dict[HeadName, Annotated[float, Field(ge=-100, le=100)]] = Field(
+        default_factory=dict, description="Weight of each head's reward; 1 for a head that is not named."
+    )
+
+
+class SafetyFirst(_Frozen):
+    """The safety head's reward alone where it is below a threshold, else the weighted sum of the others.
+
+    Touvron et al. 2023 (arXiv 2307.09288), section 3.2.3.
+    """
+
+    kind: Literal["safety_first"]
+    safety: HeadName = Field(default="harmless", description="The head that says whether an answer is safe.")
+    threshold: float = Field(default=0.0, ge=-100, le=100, description="Reward below which an answer is unsafe.")
+    weights: dict[HeadName, Annotated[float, Field(ge=-100, le=100)]] = Field(
+        default_factory=dict, description="Weight of each other head's reward; 1 for a head that is not named."
+    )
+
+
+RewardRule = Annotated[WeightedSum | SafetyFirst, Field(discriminator="kind")]
+
+
+class _Reward(PairTraining):
+    """What both kinds of reward model are told."""
+
+    margin: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="Nats that every chosen answer is to be ahead by, besides its pair's own.",
+    )
+    centring: float = Field(
+        default=0.01,
+        ge=0,
+        le=10,
+        description="Weight of (r_w + r_l)², which keeps rewards around 0; in a pairwise model, its bias for a place.",
+    )
+    ensemble: int = Field(default=1, ge=1, le=16, description="Adapters, each with a head, trained from other seeds.")
+
+
+class RewardRecipe(_Reward):
+    """Bradley-Terry reward model (Ouyang et al. 2022, arXiv 2203.02155, equation 1): one answer in, rewards out."""
+
+    algorithm: Literal["reward"]
+    heads: tuple[HeadName, ...] = Field(
+        default=(OVERALL,),
+        min_length=1,
+        max_length=8,
+        description="Aspects with a head of their own, each learning from the pairs that were compared in it.",
+    )
+    rule: RewardRule = Field(default=WeightedSum(), description="How the heads' rewards become one.")
+
+    @model_validator(mode="after")
+    def _names_its_heads(self) -> Self:
+        if len(set(self.heads)) < len(self.heads):
+            raise ValueError(f"heads names one twice: {', '.join(self.heads)}")
+        named = {*self.rule.weights, *({self.rule.safety} if isinstance(self.rule, SafetyFirst) else ())}
+        if unknown := sorted(named - set(self.heads)):
+            raise ValueError(f"rule names {', '.join(unknown)}, but heads are {', '.join(self.heads)}")
+        if isinstance(self.rule, SafetyFirst) and len(self.heads) < 2:
+            raise ValueError(f"rule safety_first needs another head beside {self.rule.safety}")
+        return self
+
+
+class PairwiseRewardRecipe(_Reward):
+    """Pairwise reward model: both answers in one context, read in both orders and averaged.
+
+    After PairRanker, Jiang et al. 2023 (arXiv 2306.02561), section 3.
+    """
+
+    algorithm: Literal["pairwise_reward"]
+
+
+AnyRewardRecipe = RewardRecipe | PairwiseRewardRecipe
+"""Recipes whose loop is `loops/reward.py`."""
+
+PolicyRecipe = PreferenceRecipe | KtoRecipe | SftRecipe
+"""Recipes that make a policy."""
+
+Recipe = PolicyRecipe | AnyRewardRecipe
 """Any recipe."""

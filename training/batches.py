@@ -5,7 +5,7 @@ A prompt is read once and shared by its answers; only positions that predict an 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -66,6 +66,14 @@ class Pass:
         return torch.zeros(self.n_answers, dtype=values_S.dtype, device=values_S.device).index_add(
             0, self.answer_S, values_S
         )
+
+    def ends(self) -> Tensor:
+        """[N] the place in the stream of each answer's last token."""
+        places: list[int] = []
+        for span in self.spans:
+            first = span.start + span.prompt
+            places += (first + end - 1 for end in accumulate(span.answers))
+        return torch.tensor(places)
 
     def lengths(self) -> Tensor:
         """[N] scored tokens of each answer, as fp32."""

@@ -14,7 +14,7 @@ from feedback.holdout import is_held_out
 from feedback.pairs import Pair, PairSet
 from feedback.thumbs import Thumb, ThumbSet
 from feedback.turns import Message, first_user_text
-from training.algorithms import KtoRecipe, PairTraining, SftRecipe
+from training.algorithms import OVERALL, KtoRecipe, PairTraining, SftRecipe
 from training.batches import Item
 from training.errors import PromptRefused, TokenMismatch, TooFewDemonstrations, TooFewPairs, TooFewThumbs
 from training.tokens import ChatTokens, TokenIds
@@ -32,6 +32,8 @@ class TokenPair:
 
     `question` is the conversation's first user message, case and spacing folded as for the held-out split: votes on
     one question are not independent of each other.
+    `aspect` is what the answers were compared in, `margin` (nats) how far the chosen one is to be ahead: both for
+    reward models.
     """
 
     event_id: str
@@ -41,6 +43,8 @@ class TokenPair:
     rejected: TokenIds
     weight: float = 1.0
     label: float = 1.0
+    aspect: str = OVERALL
+    margin: float = 0.0
 
     @property
     def item(self) -> Item:

@@ -57,6 +57,10 @@ class AdapterDamaged(TrainingError):
     """A published adapter's files are not those its version was named after."""
 
 
+class RewardRefused(TrainingError):
+    """A reward model is missing, of another base, or asked for what its kind cannot tell."""
+
+
 class GatewayError(TrainingError):
     """The root of what can go wrong with the gateway."""
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from feedback.events import turns_named
 from feedback.ids import BASE_VERSION
 from feedback.policies import Policy, PolicyState, RegistryView
-from training.algorithms import KtoRecipe, PairTraining, Recipe, SftRecipe
+from training.algorithms import AnyRewardRecipe, KtoRecipe, PolicyRecipe, PreferenceTraining, Recipe, SftRecipe
 from training.answers import Samples
 from training.attempt import Attempt, CurveWriter, patiently
 from training.curate import TokenAnswer, TokenPair
-from training.errors import GatewayRefused, ModelRefused, SettingsRefused
+from training.errors import GatewayRefused, ModelRefused, RecipeRefused, SettingsRefused
 from training.evaluate import Judge, compare_on_votes, measure, summarise
 from training.gate import Report, Verdict, judge
 from training.lessons import Lessons, Snapshot, draw_lessons
@@ -52,6 +52,8 @@ def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
     """The whole job. TrainingError or FeedbackError when it cannot go on."""
     settings, job = attempt.settings, attempt.job
     recipe = parse_recipe(job.recipe_body, name=job.recipe)
+    if isinstance(recipe, AnyRewardRecipe):
+        raise RecipeRefused(f"{job.recipe}: {recipe.algorithm} makes no policy; choose a recipe that does")
     attempt.stage("curating votes", 0.01)
     if settings.base_digest() != job.base_digest:
         raise ModelRefused(
@@ -94,7 +96,7 @@ def read_replay(settings: Settings, tokens: ChatTokens, recipe: Recipe) -> list[
     return load_replay(settings.training.replay, tokens, recipe.max_example_tokens)
 
 
-def train_once(attempt: Attempt, bench: Bench, recipe: Recipe) -> Published:
+def train_once(attempt: Attempt, bench: Bench, recipe: PolicyRecipe) -> Published:
     """Train and publish, unless an earlier attempt has.
 
     A failed job that was started again has a new counter, and with it an empty folder: its curves begin anew too.
@@ -121,12 +123,12 @@ def train_once(attempt: Attempt, bench: Bench, recipe: Recipe) -> Published:
     return publish(bench.model.adapter_state(POLICY), origin, adapters, bench.model, bench.tokens)
 
 
-def train_by(recipe: Recipe, bench: Bench, folder: Path, watch: Watch, every_s: float) -> None:
+def train_by(recipe: PolicyRecipe, bench: Bench, folder: Path, watch: Watch, every_s: float) -> None:
     """Run the recipe's loop."""
     pairs = [each for each in bench.lessons.train if isinstance(each, TokenPair)]
     answers = [each for each in bench.lessons.train if isinstance(each, TokenAnswer)]
     match recipe:
-        case PairTraining():
+        case PreferenceTraining():
             train_preference(bench.model, pairs, recipe, folder, watch, every_s=every_s)
         case KtoRecipe():
             train_kto(bench.model, answers, recipe, folder, watch, every_s=every_s)
@@ -134,7 +136,7 @@ def train_by(recipe: Recipe, bench: Bench, folder: Path, watch: Watch, every_s: 
             train_sft(bench.model, answers, recipe, folder, watch, every_s=every_s)
 
 
-def enter_draft(attempt: Attempt, published: Published, recipe: Recipe) -> Policy:
+def enter_draft(attempt: Attempt, published: Published, recipe: PolicyRecipe) -> Policy:
     """The published adapter as a policy in the registry, as it stands there now."""
     draft = Policy(
         version=published.version,

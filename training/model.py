@@ -1,6 +1,6 @@
 """The adapter for model loading: one frozen base, with named LoRA adapters switched on and off over it.
 
-The policy is an adapter, the reference the base with adapters off.
+The policy is an adapter, the reference the base with adapters off; a reward model is an adapter with a small head.
 """
 
 import json
@@ -37,7 +37,7 @@ FP32 = Precision(torch.float32, None)
 
 
 class SharedBase:
-    """A frozen base on one device and the adapters over it, which are kept in fp32."""
+    """A frozen base on one device, and over it the adapters and their heads, which are kept in fp32."""
 
     def __init__(self, folder: Path, device: torch.device, precision: Precision = BF16) -> None:
         attention.register()
@@ -45,12 +45,21 @@ class SharedBase:
         self._precision = precision
         self._base = _load(folder, precision).to(device)
         self._peft: PeftModel | None = None
+        self._heads: dict[str, torch.nn.Linear] = {}
+        self._trained: set[str] = set()
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest sequence the base reads."""
+        return int(self._base.config.max_position_embeddings)
 
     # Adapters ----------------------------------------------------------------------------------------------------
     def add_adapter(self, name: str, recipe: AdapterRecipe, *, seed: int) -> None:
         """A fresh adapter that changes nothing yet: A random from `seed`, B zero."""
         torch.manual_seed(seed)
         self._add(name, recipe)
+        self._trained.add(name)
+        self._thaw(name)
 
     def load_adapter(self, name: str, folder: Path) -> None:
         """An adapter as it was published, frozen."""
@@ -61,13 +70,19 @@ class SharedBase:
             alpha=config["lora_alpha"],
             target_modules=tuple(config["target_modules"]),
         )
-        self._add(name, recipe)
-        self.set_adapter_state(name, load_file(folder / "adapter_model.safetensors"))
-        for parameter in self.parameters(name).values():
-            parameter.requires_grad_(False)
+        self.adopt_adapter(name, recipe, load_file(folder / "adapter_model.safetensors"))
+
+    def adopt_adapter(self, name: str, recipe: AdapterRecipe, state: Mapping[str, Tensor]) -> None:
+        """An adapter with these tensors, frozen and without dropout; ModelRefused when they do not fit the recipe."""
+        self._add(name, recipe.model_copy(update={"dropout": 0.0}))
+        self.set_adapter_state(name, state)
+        self._thaw(name)
 
     def drop_adapter(self, name: str) -> None:
+        """Forget an adapter and its head; the last adapter stays, for the base is wrapped in it."""
         model = self._with_adapters()
+        self._heads.pop(name, None)
+        self._trained.discard(name)
         others = [other for other in model.peft_config if other != name]
         if others:
             model.set_adapter(others[0])
@@ -103,19 +118,61 @@ class SharedBase:
             with self._peft.disable_adapter():
                 yield
             return
-        trainable = {n: p.requires_grad for n, p in self.parameters(name).items()}
         self._with_adapters().set_adapter(name)
-        for n, parameter in self.parameters(name).items():
-            parameter.requires_grad_(trainable[n])
+        self._thaw(name)
         yield
+
+    # Heads -------------------------------------------------------------------------------------------------------
+    def add_head(self, name: str, outputs: int, *, seed: int) -> None:
+        """A fresh linear head [H] → [outputs] beside the adapter `name`, trained with it.
+
+        Weights from N(0, 1 / (H + 1)) as in Stiennon et al. 2020 (arXiv 2009.01325), appendix B.1; no bias, which
+        no difference of rewards would ever see.
+        """
+        size = int(self._base.config.hidden_size)
+        head = torch.nn.Linear(size, outputs, bias=False, dtype=torch.float32)
+        chance = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            head.weight.copy_(torch.randn(outputs, size, generator=chance) / (size + 1) ** 0.5)
+        self._heads[name] = head.to(self.device)
+
+    def adopt_head(self, name: str, weight_KH: Tensor) -> None:
+        """A head with these weights beside the adapter `name`, frozen; ModelRefused when it does not fit the base."""
+        outputs, size = weight_KH.shape
+        if size != self._base.config.hidden_size:
+            raise ModelRefused(f"the head reads {size} values, this base gives {self._base.config.hidden_size}")
+        self.add_head(name, outputs, seed=0)
+        with torch.no_grad():
+            self._heads[name].weight.copy_(weight_KH)
+        self._heads[name].requires_grad_(False)
+
+    def head_parameters(self, name: str) -> dict[str, torch.nn.Parameter]:
+        """The head's tensors, by their name in an exported file."""
+        return {f"head.{n}": parameter for n, parameter in self._heads[name].named_parameters()}
+
+    def values(self, name: str, batch: Pass) -> Tensor:
+        """[N, K] fp32 outputs of the head of adapter `name` at each answer's last token, under that adapter."""
+        with self.policy(name):
+            hidden_NH = self.hidden(batch, batch.ends())
+        values: Tensor = self._heads[name](hidden_NH)
+        return values
+
+    def hidden(self, batch: Pass, rows_N: Tensor) -> Tensor:
+        """[N, H] fp32 final hidden states, after the last norm, at places of the stream; the LM head is not run."""
+        batch = batch.to(self.device)
+        with self._products():
+            out = self._base.base_model(  # the decoder; peft puts its adapters into its layers
+                input_ids=batch.tokens_T[None], position_ids=batch.positions_T[None], use_cache=False, spans=batch.spans
+            )
+        hidden_TH: Tensor = out.last_hidden_state[0]
+        return hidden_TH[rows_N.to(self.device)].float()
 
     # Log-probs ---------------------------------------------------------------------------------------------------
     def logits(self, batch: Pass) -> Tensor:
         """[S, V] fp32 logits of the positions that predict the scored tokens, under the policy in use."""
         batch = batch.to(self.device)
         model = self._peft if self._peft is not None else self._base
-        products = self._precision.products
-        with torch.autocast(self.device.type, dtype=products or torch.bfloat16, enabled=products is not None):
+        with self._products():
             out = model(
                 input_ids=batch.tokens_T[None],
                 position_ids=batch.positions_T[None],
@@ -131,6 +188,16 @@ class SharedBase:
         return -torch.nn.functional.cross_entropy(self.logits(batch), batch.targets_S.to(self.device), reduction="none")
 
     # Inside ------------------------------------------------------------------------------------------------------
+    def _products(self) -> torch.autocast:
+        """Within: products are made in the precision's own dtype."""
+        products = self._precision.products
+        return torch.autocast(self.device.type, dtype=products or torch.bfloat16, enabled=products is not None)
+
+    def _thaw(self, name: str) -> None:
+        """peft thaws whatever it switches to and freezes the rest: only what `add_adapter` made is to learn."""
+        for parameter in self.parameters(name).values():
+            parameter.requires_grad_(name in self._trained)
+
     def _add(self, name: str, recipe: AdapterRecipe) -> None:
         config = LoraConfig(
             r=recipe.rank,

@@ -50,6 +50,8 @@ def _problem(detail: Mapping[str, Any]) -> str:
         return f"{field} = {detail['input']!r} is no field of this recipe; remove it or mend its name"
     if detail["type"] == "missing":
         return f"{field} is missing"
+    if not field:  # fields that do not go together
+        return _bound(str(detail["msg"]).removeprefix("Value error, "))
     return f"{field} = {detail['input']!r} is refused: {_bound(str(detail['msg']))}"
 
 

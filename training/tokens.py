@@ -48,6 +48,20 @@ class ChatTokens:
         """The ids of a whole answer that a person wrote, the end token included."""
         return (*self._tokenizer.encode(text, add_special_tokens=False), self.end_id)
 
+    def again(self) -> TokenIds:
+        """The ids between one answer's end token and another answer right after it, as the template writes them."""
+        asked: list[Message] = [{"role": "user", "content": _PROBE}]
+        text = self._tokenizer.apply_chat_template(
+            [*asked, {"role": "assistant", "content": _PROBE}], add_generation_prompt=True, tokenize=False
+        )
+        written = tuple(self._tokenizer.encode(text, add_special_tokens=False))
+        between = written[len(self.prompt(asked)) + len(self.answer(_PROBE)) :]
+        if not between:
+            raise ModelRefused(
+                "the chat template opens no second answer; train a reward model that reads one at a time"
+            )
+        return between
+
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of an answer's ids, without special tokens."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))

@@ -64,7 +64,9 @@ def ours(task: Task) -> tuple[float, list[float]]:
     with tempfile.TemporaryDirectory() as work:
         start = time.perf_counter()
         pairs = [
-            TokenPair(str(i), tokens.prompt(r["messages"]), tokens.answer(r["chosen"]), tokens.answer(r["rejected"]))
+            TokenPair(
+                str(i), str(i), tokens.prompt(r["messages"]), tokens.answer(r["chosen"]), tokens.answer(r["rejected"])
+            )
             for i, r in enumerate(task["pairs"])
         ]
         train_preference(base, pairs, recipe, Path(work), watch)

@@ -177,6 +177,7 @@ def test_jobs_that_cannot_work_fail_at_once_in_words(make: MakeWorkplace) -> Non
         place.start_job(beta=9): "beta = 9",
         place.start_job(bata=1): "bata = 1",
         place.start_job(min_pairs=500): "needs 500",
+        place.start_job(algorithm="reward"): "makes no policy",
     }
     with place.beat(), place.worker():
         for job_id, words in says.items():

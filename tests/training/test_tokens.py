@@ -26,6 +26,10 @@ def test_a_written_answer_ends_with_the_end_token(tokens: ChatTokens) -> None:
     assert tokens.answer("hi") == (*make_tokenizer().encode("hi", add_special_tokens=False), tokens.end_id)
 
 
+def test_another_answer_begins_after_the_end_token_as_the_template_writes_it(tokens: ChatTokens) -> None:
+    assert make_tokenizer().decode(list(tokens.again())) == "\n<|im_start|>assistant\n"
+
+
 def test_text_parts_count_as_the_text_they_make(tokens: ChatTokens) -> None:
     parts = [{"type": "text", "text": "Say"}, {"type": "text", "text": "hello"}]
     assert tokens.prompt([{"role": "user", "content": parts}]) == tokens.prompt(

@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from training.algorithms import DpoRecipe, KtoRecipe, SftRecipe
+from training.algorithms import AnyRewardRecipe, DpoRecipe, KtoRecipe, SftRecipe
 from training.convert import model_digest
 from training.curate import TokenAnswer, TokenPair
 from training.recipe import parse_recipe
@@ -109,3 +109,18 @@ def make_demonstrations(tokens: ChatTokens) -> list[TokenAnswer]:
         TokenAnswer(pair.event_id, pair.question, pair.prompt, pair.chosen, source="edit")
         for pair in make_pairs(tokens)
     ]
+
+
+def make_reward_recipe(**overrides: object) -> AnyRewardRecipe:
+    """A recipe of a reward model that fits the tiny model."""
+    return parse_recipe(
+        {
+            "algorithm": "reward",
+            "epochs": 2,
+            "batch_pairs": 2,
+            "pass_tokens": 200,
+            "min_pairs": 1,
+            "adapter": {"rank": 8, "alpha": 16},
+            **overrides,
+        }
+    )

@@ -71,7 +71,7 @@ def setting(tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path) -> Settin
 def make_pairs(tokens: ChatTokens, *, prompts: tuple[str, ...] = ("Name a fruit.", "Why?", "Hi")) -> list[TokenPair]:
     answers = (("A pear.", "I would rather not say."), ("Because it rains.", "No."), ("Hello!", "Go away"))
     return [
-        TokenPair(prompt, tokens.prompt([{"role": "user", "content": prompt}]), *map(tokens.answer, both))
+        TokenPair(prompt, prompt, tokens.prompt([{"role": "user", "content": prompt}]), *map(tokens.answer, both))
         for prompt, both in zip(prompts, answers, strict=True)
     ]
 
