@@ -170,7 +170,7 @@ class JobStore:
         waiting = [
             job
             for job in self.recent()
-            if job.state is JobState.queued or (job.state is JobState.running and job.lease_until < now)
+            if job.state is JobState.queued or (job.state is JobState.running and job.lease_until <= now)
         ]
         return [job.id for job in reversed(waiting)]
 

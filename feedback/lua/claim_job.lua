@@ -9,11 +9,11 @@ end
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
 local lease_until = tonumber(redis.call('HGET', KEYS[1], 'lease_until') or '0')
-if not (state == 'queued' or (state == 'running' and lease_until < now)) then return {} end
+if not (state == 'queued' or (state == 'running' and lease_until <= now)) then return {} end
 local token = tostring(redis.call('INCR', KEYS[2]))
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 redis.call('HSET', KEYS[1], 'state', 'running', 'token', token, 'worker', ARGV[1], 'claim_nonce', ARGV[3],
-           'lease_until', string.format('%.3f', now + tonumber(ARGV[2])), 'heartbeat_at', string.format('%.3f', now))
+           'lease_until', string.format('%.6f', now + tonumber(ARGV[2])), 'heartbeat_at', string.format('%.3f', now))
 if redis.call('HEXISTS', KEYS[1], 'started_at') == 0 then
   redis.call('HSET', KEYS[1], 'started_at', string.format('%.3f', now))
 end

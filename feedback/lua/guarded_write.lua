@@ -11,7 +11,7 @@ end
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
 if ARGV[3] ~= '' then
-  redis.call('HSET', KEYS[1], 'lease_until', string.format('%.3f', now + tonumber(ARGV[3])),
+  redis.call('HSET', KEYS[1], 'lease_until', string.format('%.6f', now + tonumber(ARGV[3])),
              'heartbeat_at', string.format('%.3f', now))
 end
 if ARGV[2] ~= '' then redis.call('RPUSH', KEYS[2], ARGV[2]) end
