@@ -8,8 +8,9 @@ import hashlib
 import json
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from feedback.errors import FeedbackError
@@ -49,9 +50,14 @@ class Samples:
         own = SampleStore(attempt.folder / "samples", self._settings)
         shared = SampleStore(shared_folder(attempt), self._settings)
         gateway, n = attempt.gateway, self._n_own
+        questions = [Question(prompt) for prompt in prompts]
+
+        def look_up(*_: object) -> None:
+            attempt.check_stop()
+
         return [
-            *own.collect(gateway, version, prompts[:n], attempt.check_stop),
-            *shared.collect(gateway, version, prompts[n:], attempt.check_stop),
+            *own.collect(gateway, version, questions[:n], look_up),
+            *shared.collect(gateway, version, questions[n:], look_up),
         ]
 
     def fetch_ahead(self) -> None:
@@ -80,6 +86,25 @@ def shared_folder(attempt: Attempt) -> Path:
     return settings.home / "samples" / settings.line.name / attempt.job.base_digest[:12]
 
 
+@dataclass(frozen=True)
+class Question:
+    """A prompt, and which of the answers to it is meant where there are several."""
+
+    prompt: Prompt
+    nth: int = 0
+
+    @property
+    def key(self) -> str:
+        """Names the question without repeating what a person wrote."""
+        named = json.dumps(self.prompt, sort_keys=True) + (f"#{self.nth}" if self.nth else "")
+        return hashlib.sha256(named.encode()).hexdigest()
+
+    @property
+    def seed(self) -> int:
+        """A seed of the question's own, the same for every version and in every job."""
+        return int(self.key[:8], 16)
+
+
 class SampleStore:
     """Answers of pinned versions, one JSON line each, in a file per version and sampling settings."""
 
@@ -89,35 +114,40 @@ class SampleStore:
         self._settings = settings
 
     def collect(
-        self, gateway: Gateway, version: Version, prompts: Sequence[Prompt], on_answer: Callable[[], None]
+        self,
+        gateway: Gateway,
+        version: Version,
+        questions: Sequence[Question],
+        on_answer: Callable[[int, Sample], None],
     ) -> list[Sample]:
-        """One answer per prompt, those that are kept and those that had to be asked for; `on_answer` after each."""
+        """One answer per question: those that are kept, then those that had to be asked for.
+
+        `on_answer` gets each question's place and answer as they come; what it raises ends the asking.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{version}-{self._name}.jsonl"
         kept = _read(path)
-        by_key = {_key(prompt): prompt for prompt in prompts}
-        missing = [key for key in by_key if key not in kept]
-        asks = [Ask(version, by_key[key], seed=_seed(key)) for key in missing]
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, question in enumerate(questions):
+            places[question.key].append(place)
+        for key in [key for key in places if key in kept]:
+            for place in places[key]:
+                on_answer(place, kept[key])
+        missing = [key for key in places if key not in kept]
+        asks = [Ask(version, questions[places[key][0]].prompt, questions[places[key][0]].seed) for key in missing]
         with path.open("a", encoding="utf-8") as sink:
 
-            def keep(place: int, sample: Sample) -> None:
-                kept[missing[place]] = sample
-                sink.write("\n" + json.dumps({"prompt": missing[place], **asdict(sample)}))
+            def keep(nth: int, sample: Sample) -> None:
+                key = missing[nth]
+                kept[key] = sample
+                sink.write("\n" + json.dumps({"prompt": key, **asdict(sample)}))
                 sink.flush()
-                on_answer()
+                for place in places[key]:
+                    on_answer(place, sample)
 
-            gateway.sample(asks, self._settings, keep)
-        return [kept[_key(prompt)] for prompt in prompts]
-
-
-def _key(prompt: Prompt) -> str:
-    """Names a prompt without repeating what a person wrote."""
-    return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()
-
-
-def _seed(key: str) -> int:
-    """A seed of the prompt's own, the same for every version and in every job."""
-    return int(key[:8], 16)
+            if asks:
+                gateway.sample(asks, self._settings, keep)
+        return [kept[question.key] for question in questions]
 
 
 def _read(path: Path) -> dict[str, Sample]:

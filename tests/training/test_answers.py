@@ -1,6 +1,7 @@
 """Sampling through the gateway: pinned versions, kept answers, what is asked again and what is not."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,51 +10,65 @@ from feedback.connection import connect
 from feedback.ids import BASE_VERSION, LineName, Version
 from feedback.registry import Registry
 from tests.training.stand_in_gateway import stand_in_gateway
-from training.answers import SampleStore
+from training.answers import Question, SampleStore
 from training.errors import GatewayRefused, GatewayUnavailable, NotThere, Stopped
 from training.gateway import Ask, Gateway, Patience, Sample, SamplingSettings
 
 LINE = LineName("burnish")
 SETTINGS = SamplingSettings(temperature=0.7, max_tokens=32, concurrency=4)
-PROMPTS = [({"role": "user", "content": f"Question {n}"},) for n in range(10)]
+QUESTIONS = [Question(({"role": "user", "content": f"Question {n}"},)) for n in range(10)]
 
 
 def make_gateway(url: str) -> Gateway:
     return Gateway(url, "bk-test", LINE, Patience(total_s=30, pause_s=0.05))
 
 
+def ignore(*_: object) -> None:
+    pass
+
+
 def test_every_prompt_is_answered_once_and_kept(redis_url: str, tmp_path: Path) -> None:
     Registry(connect(redis_url), LINE).ensure_base("ba5e")
-    asked: list[int] = []
+    told: list[int] = []
     with stand_in_gateway(redis_url) as url:
         store = SampleStore(tmp_path, SETTINGS)
-        first = store.collect(make_gateway(url), BASE_VERSION, PROMPTS, lambda: asked.append(1))
-        again = store.collect(make_gateway(url), BASE_VERSION, PROMPTS, lambda: asked.append(1))
+        first = store.collect(make_gateway(url), BASE_VERSION, QUESTIONS, ignore)
+        again = store.collect(make_gateway(url), BASE_VERSION, QUESTIONS, lambda place, _: told.append(place))
     assert first == again
-    assert len(first) == len(asked) == len(PROMPTS)
+    assert told == list(range(len(QUESTIONS))), "kept answers are told too"
+    assert len(tmp_path.joinpath(f"{BASE_VERSION}-t0.7-m32.jsonl").read_text().splitlines()) == 1 + len(QUESTIONS)
     assert all(sample.text and sample.token_ids and sample.finish_reason == "stop" for sample in first)
     assert "Question" not in "".join(path.read_text() for path in tmp_path.iterdir()), "prompts are not repeated"
 
 
+def test_several_answers_to_one_prompt_are_asked_with_seeds_of_their_own(redis_url: str, tmp_path: Path) -> None:
+    Registry(connect(redis_url), LINE).ensure_base("ba5e")
+    questions = [replace(QUESTIONS[0], nth=nth) for nth in range(8)]
+    assert len({question.seed for question in questions}) == 8
+    with stand_in_gateway(redis_url) as url:
+        found = SampleStore(tmp_path, SETTINGS).collect(make_gateway(url), BASE_VERSION, questions, ignore)
+    assert len(found) == 8
+    assert len({sample.text for sample in found}) > 1
+
+
 def test_a_line_that_a_kill_cut_short_is_asked_again(redis_url: str, tmp_path: Path) -> None:
     Registry(connect(redis_url), LINE).ensure_base("ba5e")
-    asked: list[int] = []
     with stand_in_gateway(redis_url) as url:
         store = SampleStore(tmp_path, SETTINGS)
-        first = store.collect(make_gateway(url), BASE_VERSION, PROMPTS, lambda: None)
+        first = store.collect(make_gateway(url), BASE_VERSION, QUESTIONS, ignore)
         [kept] = tmp_path.iterdir()
         kept.write_text(kept.read_text()[:-20])
-        assert store.collect(make_gateway(url), BASE_VERSION, PROMPTS, lambda: asked.append(1)) == first
-        assert len(asked) == 1
-        assert store.collect(make_gateway(url), BASE_VERSION, PROMPTS, lambda: asked.append(1)) == first
-    assert len(asked) == 1
+        n_rows = len(kept.read_text().splitlines())
+        for _ in range(2):
+            assert store.collect(make_gateway(url), BASE_VERSION, QUESTIONS, ignore) == first
+            assert len(kept.read_text().splitlines()) == n_rows + 1
 
 
 def test_sampling_stops_when_it_is_asked_to_and_keeps_what_it_has(redis_url: str, tmp_path: Path) -> None:
     Registry(connect(redis_url), LINE).ensure_base("ba5e")
     seen: list[int] = []
 
-    def stop_at_third() -> None:
+    def stop_at_third(*_: object) -> None:
         seen.append(1)
         if len(seen) == 3:
             raise Stopped("enough")
@@ -61,10 +76,11 @@ def test_sampling_stops_when_it_is_asked_to_and_keeps_what_it_has(redis_url: str
     with stand_in_gateway(redis_url) as url:
         store = SampleStore(tmp_path, SETTINGS)
         with pytest.raises(Stopped, match="enough"):
-            store.collect(make_gateway(url), BASE_VERSION, PROMPTS, stop_at_third)
-        rest: list[int] = []
-        store.collect(make_gateway(url), BASE_VERSION, PROMPTS, lambda: rest.append(1))
-    assert len(rest) <= len(PROMPTS) - 3
+            store.collect(make_gateway(url), BASE_VERSION, QUESTIONS, stop_at_third)
+        [kept] = tmp_path.iterdir()
+        assert len(kept.read_text().splitlines()) >= 1 + 3
+        store.collect(make_gateway(url), BASE_VERSION, QUESTIONS, ignore)
+    assert len(kept.read_text().splitlines()) == 1 + len(QUESTIONS), "nothing is asked twice"
 
 
 def test_a_gateway_that_stays_away_is_named() -> None:
@@ -93,12 +109,12 @@ def test_an_engine_that_loses_a_version_and_gets_it_back_is_waited_for(
 ) -> None:
     Registry(connect(redis_url), LINE).ensure_base("ba5e")
     with stand_in_gateway(redis_url, troubles=troubles) as url:
-        found = SampleStore(tmp_path, SETTINGS).collect(make_gateway(url), BASE_VERSION, PROMPTS, lambda: None)
+        found = SampleStore(tmp_path, SETTINGS).collect(make_gateway(url), BASE_VERSION, QUESTIONS, ignore)
     assert all(sample.text for sample in found)
 
 
 def ask_once(url: str) -> None:
-    make_gateway(url).sample([Ask(BASE_VERSION, PROMPTS[0], seed=1)], SETTINGS, lambda place, sample: None)
+    make_gateway(url).sample([Ask(BASE_VERSION, QUESTIONS[0].prompt, seed=1)], SETTINGS, lambda place, sample: None)
 
 
 def test_a_version_that_is_said_to_be_loaded_and_never_found_is_given_up(redis_url: str) -> None:
@@ -132,7 +148,7 @@ def test_the_answer_of_another_version_is_refused(redis_url: str) -> None:
     taken: list[Sample] = []
     with stand_in_gateway(redis_url, answers_as="burnish@v0009-abc") as url:
         gateway = make_gateway(url)
-        ask = Ask(BASE_VERSION, PROMPTS[0], seed=1)
+        ask = Ask(BASE_VERSION, QUESTIONS[0].prompt, seed=1)
         with pytest.raises(GatewayRefused, match=r"asked burnish@v0000-base, burnish@v0009-abc answered"):
             gateway.sample([ask], SETTINGS, lambda place, sample: taken.append(sample))
     assert taken == []
