@@ -147,8 +147,11 @@ class Gateway:
                 async with asyncio.TaskGroup() as workers:
                     for _ in range(min(settings.concurrency, len(asks))):
                         workers.create_task(work())
-            except* TrainingError as failed:  # the first reason is the one to tell; the others follow from it
-                raise _first(failed) from None
+            except ExceptionGroup as failed:
+                told, others = failed.split(TrainingError)
+                if told is None or others is not None:
+                    raise
+                raise _first(told) from None  # the one to tell; the others follow from it
 
     async def _answer_when_loaded(self, session: aiohttp.ClientSession, ask: Ask, settings: SamplingSettings) -> Sample:
         """An engine that starts anew gets its adapters back one by one: until then the others are not there."""
