@@ -31,11 +31,14 @@ class Verdict:
     problem: str | None
 
 
-def judge_probes(probes: Sequence[Probe], scored: Scored, tolerance_nats: float) -> Verdict:
+def judge_probes(
+    probes: Sequence[Probe], scored: Scored, tolerance_nats: float, *, may_be_faint: bool = False
+) -> Verdict:
     """Compares four sets of log-probs: trainer's and engine's, with the adapter and without.
 
     In this order: the base must agree (else nothing can be said about the adapter), the adapter must change at least
-    half of what it changed in training, and it must agree.
+    half of what it changed in training, and it must agree. `may_be_faint`: one that changed next to nothing in
+    training, as it does in its first steps, need not change more.
     """
     base_trained, adapter_trained = [p.base for p in probes], [p.adapter for p in probes]
     base_served, adapter_served = (
@@ -46,13 +49,14 @@ def judge_probes(probes: Sequence[Probe], scored: Scored, tolerance_nats: float)
     adapter_off = _distance(adapter_trained, adapter_served)
     trained = _distance(base_trained, adapter_trained)
     served = _distance(base_served, adapter_served)
+    least = 0.0 if may_be_faint and trained < _LEAST_EFFECT else max(trained / 2, _LEAST_EFFECT)
     problem = None
     if base_off > tolerance_nats:
         problem = (
             f"the base's log-probs differ from the trainer's by {base_off:.3f} nats a token (allowed "
             f"{tolerance_nats:g}): the adapter was made for another base, or the engine computes differently"
         )
-    elif served < max(trained / 2, _LEAST_EFFECT):
+    elif served < least:
         problem = (
             f"the engine's answers hardly change with the adapter ({served:.4f} nats a token, in training "
             f"{trained:.4f}): its modules do not reach the model"

@@ -227,7 +227,8 @@ class Swap:
             raise EngineUnavailable(f"the engine was restarted while {policy.version} was verified") from error
         except (EngineRefused, EngineFailed) as error:
             raise AdapterRefused(f"the engine would not score its probes: {error.message}") from error
-        verdict = judge_probes(manifest.probes, Scored(base, adapter), self.rules.tolerance_nats)
+        faint = policy.state is PolicyState.rollout  # its trainer compares every token of its answers
+        verdict = judge_probes(manifest.probes, Scored(base, adapter), self.rules.tolerance_nats, may_be_faint=faint)
         if verdict.problem is not None:
             raise AdapterRefused(verdict.problem)
         return verdict

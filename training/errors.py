@@ -49,6 +49,14 @@ class Diverged(TrainingError):
     """The loss or the gradient is no number any more, or the loss runs away."""
 
 
+class EngineMismatch(TrainingError):
+    """The engine did not answer from the policy that was asked."""
+
+
+class TooFewPrompts(TrainingError):
+    """No prompt is left that the policy could answer and learn from."""
+
+
 class OutOfMemory(TrainingError):
     """A step does not fit into memory, not even in passes of half the size."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from feedback.events import turns_named
 from feedback.ids import BASE_VERSION
 from feedback.policies import Policy, PolicyState, RegistryView
+from training.adapter_folders import Published, check_files, find_published
 from training.algorithms import AnyRewardRecipe, KtoRecipe, PolicyRecipe, PreferenceTraining, Recipe, SftRecipe
 from training.answers import Samples
 from training.attempt import Attempt, CurveWriter, patiently
@@ -25,7 +26,7 @@ from training.loops.preference import train_preference
 from training.loops.sft import train_sft
 from training.loops.steps import POLICY, Watch
 from training.model import SharedBase, load_chat_tokens
-from training.publish import Origin, Published, check_files, find_published, publish
+from training.publish import Origin, publish
 from training.recipe import parse_recipe
 from training.replay import load_replay
 from training.settings import Settings

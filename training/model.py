@@ -157,6 +157,13 @@ class SharedBase:
         values: Tensor = self._heads[name](hidden_NH)
         return values
 
+    def token_values(self, name: str, batch: Pass) -> Tensor:
+        """[S] fp32 output of the head of adapter `name` before each scored token, under that adapter."""
+        with self.policy(name):
+            hidden_SH = self.hidden(batch, batch.rows_S)
+        values: Tensor = self._heads[name](hidden_SH)
+        return values[:, 0]
+
     def hidden(self, batch: Pass, rows_N: Tensor) -> Tensor:
         """[N, H] fp32 final hidden states, after the last norm, at places of the stream; the LM head is not run."""
         batch = batch.to(self.device)
@@ -186,6 +193,18 @@ class SharedBase:
     def logprobs(self, batch: Pass) -> Tensor:
         """[S] fp32 log-probs (nats) of the scored tokens under the policy in use."""
         return -torch.nn.functional.cross_entropy(self.logits(batch), batch.targets_S.to(self.device), reduction="none")
+
+    def logprobs_and_entropy(self, batch: Pass) -> tuple[Tensor, Tensor]:
+        """[S], [S] fp32 log-probs of the scored tokens, and the entropy (nats) of what each was drawn from.
+
+        The entropy carries no gradient.
+        """
+        logits_SV = self.logits(batch)
+        targets_S = batch.targets_S.to(self.device)
+        with torch.no_grad():
+            logprobs_SV = torch.log_softmax(logits_SV.detach(), dim=-1)
+            entropy_S = -(logprobs_SV.exp() * logprobs_SV).sum(dim=-1)
+        return -torch.nn.functional.cross_entropy(logits_SV, targets_S, reduction="none"), entropy_S
 
     # Inside ------------------------------------------------------------------------------------------------------
     def _products(self) -> torch.autocast:

@@ -13,19 +13,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from feedback.ids import Version
 from feedback.policies import version_name
+from training.adapter_folders import CONFIG, MANIFEST, TENSORS, Published
 from training.algorithms import AdapterRecipe
 from training.batches import Item, make_pass
 from training.convert import digest_of, file_digest
-from training.errors import AdapterDamaged
 from training.files import fsync_folder, read_json, write_json
 from training.model import SharedBase
 from training.tokens import ChatTokens
-
-CONFIG = "adapter_config.json"
-TENSORS = "adapter_model.safetensors"
-MANIFEST = "manifest.json"
 
 PROBES: Sequence[tuple[str, str]] = (
     ("What is a good way to start the day?", "A short walk, a glass of water and a quiet breakfast help many people."),
@@ -38,22 +33,14 @@ PROBES: Sequence[tuple[str, str]] = (
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an adapter comes from."""
+    """Where an adapter comes from. `rollout`: of which round of its job's answers, for a policy still in training."""
 
     counter: int
     base_digest: str
     job_id: str
     recipe: str
     adapter: AdapterRecipe
-
-
-@dataclass(frozen=True)
-class Published:
-    """An adapter folder: its version, the digest of its bytes, where it lies."""
-
-    version: Version
-    digest: str
-    folder: Path
+    rollout: int | None = None
 
 
 def publish(
@@ -73,6 +60,7 @@ def publish(
     final = adapters / version
     if final.exists():
         shutil.rmtree(aside)
+        _own(final, origin)
         return Published(version, digest, final)
     manifest = {
         "format": 1,
@@ -84,6 +72,7 @@ def publish(
         "target_modules": sorted(origin.adapter.target_modules),
         "job_id": origin.job_id,
         "recipe": origin.recipe,
+        "rollout": origin.rollout,
         "files": {path.name: file_digest(path) for path in files},
         "probes": probe(model, tokens, aside),
     }
@@ -94,27 +83,11 @@ def publish(
     return Published(version, digest, final)
 
 
-def find_published(adapters: Path, job_id: str, counter: int) -> Published | None:
-    """What an earlier attempt at this job published, checked against its digest."""
-    for folder in sorted(adapters.glob(f"v{counter:04d}-*")):
-        manifest = read_json(folder / MANIFEST)
-        if manifest is not None and manifest["job_id"] == job_id:
-            check_files(folder, manifest["digest"])
-            return Published(Version(manifest["version"]), manifest["digest"], folder)
-    return None
-
-
-def check_files(folder: Path, digest: str) -> None:
-    """AdapterDamaged unless the folder's bytes have this digest."""
-    try:
-        found = digest_of([folder / CONFIG, folder / TENSORS])
-    except OSError as error:
-        raise AdapterDamaged(f"{folder.name} cannot be read: {error}") from error
-    if found != digest:
-        raise AdapterDamaged(
-            f"{folder.name}: its files have digest {found[:12]}, it was published with {digest[:12]}; "
-            "restore the folder or withdraw the version"
-        )
+def _own(final: Path, origin: Origin) -> None:
+    """What was published to sample from may turn out to be what its job ends with."""
+    manifest = read_json(final / MANIFEST) or {}
+    if origin.rollout is None and manifest.get("rollout") is not None:
+        write_json(final / MANIFEST, {**manifest, "rollout": None})
 
 
 def probe(model: SharedBase, tokens: ChatTokens, folder: Path) -> list[dict[str, Any]]:

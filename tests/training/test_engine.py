@@ -16,6 +16,7 @@ from feedback.ledger import Ledger
 from feedback.policies import Policy, PolicyState
 from feedback.registry import Registry
 from tests.services import Engine, Gateway, start_gateway
+from training.adapter_folders import Published
 from training.answers import Prompt
 from training.batches import Item, make_pass
 from training.curate import TokenPair
@@ -24,7 +25,7 @@ from training.gateway import Gateway as GatewayClient
 from training.loops.preference import POLICY, train_preference
 from training.loops.steps import Watch
 from training.model import SharedBase, load_chat_tokens
-from training.publish import Origin, Published, publish
+from training.publish import Origin, publish
 from training.recipe import parse_recipe
 from training.tokens import ChatTokens
 

@@ -16,7 +16,7 @@ from feedback.policies import PolicyState
 from tests.services import wait_until
 from tests.training.stand_in_gateway import stand_in_gateway
 from tests.training.workplace import Workplace, make_workplace, trainer_pid
-from training.publish import check_files
+from training.adapter_folders import check_files
 from training.tokens import ChatTokens
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

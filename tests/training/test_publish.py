@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.tiny import make_recipe
+from training.adapter_folders import Published, check_files, find_published
 from training.batches import Item, make_pass
 from training.errors import AdapterDamaged, ModelRefused
 from training.model import SharedBase
-from training.publish import Origin, Published, check_files, find_published, publish
+from training.publish import Origin, publish
 from training.tokens import ChatTokens
 
 RECIPE = make_recipe().adapter

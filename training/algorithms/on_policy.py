@@ -1,8 +1,8 @@
 """What is told to those who learn from the policy's own answers."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from training.algorithms.common import AdapterRecipe, Frozen, Training
 from training.algorithms.preference import DpoRecipe, PreferenceRecipe
@@ -59,6 +59,14 @@ class PolicyGradientTraining(Training, OnPolicy):
         default=None, gt=0, le=1000, description="KL in nats an answer that β is steered to; none keeps β as it is."
     )
     kl_horizon: int = Field(default=1000, ge=1, le=10_000_000, description="Answers over which β is steered.")
+
+    @model_validator(mode="after")
+    def _every_minibatch_has_a_prompt(self) -> Self:
+        if self.minibatches > self.rollouts.prompts:
+            raise ValueError(
+                f"minibatches = {self.minibatches} is more than rollouts.prompts = {self.rollouts.prompts}"
+            )
+        return self
 
 
 class PpoRecipe(PolicyGradientTraining):

@@ -1,0 +1,189 @@
+"""One round of the policy's own answers, with all that is learned from them: made once, kept, the same when resumed.
+
+N answers with S tokens in all lie one after another, in the order of `parts`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from training.batches import Item, make_pass
+from training.errors import EngineMismatch
+from training.loops.steps import Watch
+from training.model import SharedBase
+from training.reward_model import Answered
+from training.rollouts import Group
+from training.tokens import TokenIds
+
+Scorer = Callable[[Sequence[Answered]], Sequence[float]]
+"""Says how good answers are, in nats."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Answers to one prompt that go through the model together; `group` is the prompt's place in the round."""
+
+    item: Item
+    group: int
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Answers and what was said of them before anything was learned from them.
+
+    reward_N: the reward model's, in nats; cut_N: 1 for an answer that met its length limit. Log-probs (nats) of every
+    token: old_S by the policy that answered, as training computes it; engine_S as the engine said; reference_S by the
+    base. value_S: the value adapter's, zeros without one.
+    """
+
+    parts: tuple[Part, ...]
+    reward_N: Tensor
+    cut_N: Tensor
+    old_S: Tensor
+    engine_S: Tensor
+    reference_S: Tensor
+    value_S: Tensor
+
+    @property
+    def groups(self) -> Tensor:
+        """[N] the prompt that each answer belongs to, by its place in the round."""
+        return torch.tensor([part.group for part in self.parts for _ in part.item.answers])
+
+    @property
+    def lengths(self) -> Tensor:
+        """[N] tokens of each answer."""
+        return torch.tensor([len(answer) for part in self.parts for answer in part.item.answers])
+
+    def per_token(self, values_N: Tensor) -> Tensor:
+        """[S] an answer's value at each of its tokens."""
+        return values_N.repeat_interleave(self.lengths)
+
+    def per_answer(self, values_S: Tensor) -> Tensor:
+        """[N] sums over each answer."""
+        owner_S = torch.arange(len(self.lengths)).repeat_interleave(self.lengths)
+        return torch.zeros(len(self.lengths), dtype=values_S.dtype).index_add(0, owner_S, values_S)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Who scores a round: the model with the adapters that answered and that value (None: nobody), the rewards."""
+
+    model: SharedBase
+    policy: str
+    value: str | None
+    reward: Scorer
+    pass_tokens: int
+
+
+def gather(groups: Iterable[Group], scoring: Scoring, watch: Watch) -> Experience:
+    """Score each group as it comes, while the engine answers the others; in the prompts' order in the end."""
+    scored: dict[int, list[tuple[Part, Mapping[str, Tensor]]]] = {}
+    for group in groups:
+        watch.check("while answers were scored")
+        scored[group.place] = [(part, _score(part, group, scoring)) for part in split(group, scoring.pass_tokens)]
+    flat = [each for place in sorted(scored) for each in scored[place]]
+    columns = {name: torch.cat([values[name] for _, values in flat]) for name in flat[0][1]}
+    return Experience(tuple(part for part, _ in flat), **columns)
+
+
+def split(group: Group, pass_tokens: int) -> list[Part]:
+    """A group in parts that keep to the length of a pass; one answer at least in each."""
+    parts: list[list[TokenIds]] = []
+    room = 0
+    for sample in group.samples:
+        if not parts or len(sample.token_ids) > room:
+            parts.append([])
+            room = pass_tokens - len(group.prompt)
+        parts[-1].append(sample.token_ids)
+        room -= len(sample.token_ids)
+    return [Part(Item(group.prompt, tuple(answers)), group.place) for answers in parts]
+
+
+def _score(part: Part, group: Group, scoring: Scoring) -> dict[str, Tensor]:
+    model, batch = scoring.model, make_pass([part.item])
+    samples = {sample.token_ids: sample for sample in group.samples}
+    own = [samples[answer] for answer in part.item.answers]
+    with torch.no_grad():
+        with model.policy(scoring.policy):
+            old_S = model.logprobs(batch).cpu()
+        with model.policy(None):
+            reference_S = model.logprobs(batch).cpu()
+        value_S = model.token_values(scoring.value, batch).cpu() if scoring.value else torch.zeros_like(old_S)
+    rewards = scoring.reward([Answered(part.item.prompt, answer) for answer in part.item.answers])
+    return {
+        "reward_N": torch.tensor(list(rewards)),
+        "cut_N": torch.tensor([float(sample.finish_reason == "length") for sample in own]),
+        "old_S": old_S,
+        "engine_S": torch.tensor([logprob for sample in own for logprob in sample.logprobs]),
+        "reference_S": reference_S,
+        "value_S": value_S,
+    }
+
+
+def engine_gap(experience: Experience) -> float:
+    """Mean nats a token by which the engine's log-probs lie off those of the policy that should have answered."""
+    return float((experience.old_S - experience.engine_S).abs().mean())
+
+
+def check_engine(experience: Experience, most: float) -> float:
+    """The gap. EngineMismatch when it is more than `most`, or when the base explains the answers much better.
+
+    An engine that answered from another version, the base above all, shows here: no name can be wrong in a log-prob.
+    """
+    gap = engine_gap(experience)
+    by_base = float((experience.reference_S - experience.engine_S).abs().mean())
+    moved = float((experience.old_S - experience.reference_S).abs().mean())
+    if gap > most:
+        raise EngineMismatch(
+            f"the engine's log-probs lie {gap:.3f} nats a token off those of the policy that was to answer, {most:g} "
+            f"are allowed (rollouts.max_engine_gap); it answered from another version, or computes differently"
+        )
+    if by_base < moved / 2 < gap:
+        raise EngineMismatch(
+            f"the engine's log-probs lie {by_base:.3f} nats a token off the base's and {gap:.3f} off those of the "
+            "policy that was to answer: it answered without the adapter"
+        )
+    return gap
+
+
+def save_experience(path: Path, experience: Experience, more: Mapping[str, Tensor]) -> None:
+    """Keep a round, whole or not at all; `more` are tensors of the caller's own."""
+    items = [part.item for part in experience.parts]
+    kept = {
+        "groups": torch.tensor([part.group for part in experience.parts]),
+        "prompt_lengths": torch.tensor([len(item.prompt) for item in items]),
+        "answers": torch.tensor([len(item.answers) for item in items]),
+        "answer_lengths": experience.lengths,
+        "prompt_ids": torch.tensor([token for item in items for token in item.prompt]),
+        "answer_ids": torch.tensor([token for item in items for answer in item.answers for token in answer]),
+        **{name: getattr(experience, name).contiguous() for name in _COLUMNS},
+        **{f"more/{name}": tensor for name, tensor in more.items()},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".part")
+    save_file(kept, aside)
+    aside.replace(path)
+
+
+def load_experience(path: Path) -> tuple[Experience, dict[str, Tensor]]:
+    """A kept round, and the tensors that were kept with it."""
+    kept = load_file(path)
+    prompts = _cut(kept["prompt_ids"], kept["prompt_lengths"])
+    answers = _cut(kept["answer_ids"], kept["answer_lengths"])
+    parts, first = [], 0
+    for prompt, n, group in zip(prompts, kept["answers"].tolist(), kept["groups"].tolist(), strict=True):
+        parts.append(Part(Item(prompt, tuple(answers[first : first + n])), group))
+        first += n
+    more = {name.removeprefix("more/"): tensor for name, tensor in kept.items() if name.startswith("more/")}
+    return Experience(tuple(parts), **{name: kept[name] for name in _COLUMNS}), more
+
+
+_COLUMNS = ("reward_N", "cut_N", "old_S", "engine_S", "reference_S", "value_S")
+
+
+def _cut(ids: Tensor, lengths: Tensor) -> list[TokenIds]:
+    return [tuple(part.tolist()) for part in ids.split(lengths.tolist())]
