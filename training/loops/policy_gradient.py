@@ -202,9 +202,7 @@ class Rounds:
     def _load(self, number: int) -> Round:
         experience, more = load_experience(self._path(number))
         kl_weight = float(more["kl_weight"])
-        return Round(
-            experience, make_lessons(experience, self._recipe, kl_weight, more["scale"]), kl_weight, more["scale"]
-        )
+        return Round(experience, make_lessons(experience, self._recipe, kl_weight, more["scale"]), kl_weight)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"round-{number:04d}.safetensors"

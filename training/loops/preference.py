@@ -68,10 +68,12 @@ def train_preference(
     watch: Watch,
     *,
     every_s: float = 20,
-) -> None:
+    start: Mapping[str, Tensor] | None = None,
+) -> int:
     """Train the adapter POLICY on `model`, checkpointing into `folder` at least `every_s` seconds apart.
 
-    Raises WrongFirstLoss, Diverged, OutOfMemory, or Stopped when `watch` says so (after a checkpoint).
+    It begins anew, or goes on from the state `start` of the one that is there. Returns the number of steps of the
+    whole run. Raises WrongFirstLoss, Diverged, OutOfMemory, or Stopped when `watch` says so (after a checkpoint).
     """
     run = Run(run_digest(pairs, recipe), folder, recipe.optimizer, recipe.seed, every_s)
     passes = pack_pairs(pairs, recipe)
@@ -79,7 +81,10 @@ def train_preference(
     if not isinstance(recipe, OrpoRecipe | SimpoRecipe):  # those two know no reference
         passes = with_reference(model, passes, folder / "reference.safetensors", run.name, watch.between(0, ahead))
 
-    model.add_adapter(POLICY, recipe.adapter, seed=recipe.seed)
+    if start is None:
+        model.add_adapter(POLICY, recipe.adapter, seed=recipe.seed)
+    else:
+        model.set_adapter_state(POLICY, start)
     plan = plan_steps([len(p.pairs) for p in passes], epochs=recipe.epochs, least=recipe.batch_pairs, seed=recipe.seed)
 
     def learn(number: int, smaller: bool) -> dict[str, float]:
@@ -91,11 +96,12 @@ def train_preference(
             watch.check(f"before step {number + 1} of {len(plan)}")
             seen.append(learn_pass(model, each, recipe, total_weight))
         values = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
-        if number == 0 and isinstance(recipe, BEGINS_AT_LN_2):
+        if number == 0 and start is None and isinstance(recipe, BEGINS_AT_LN_2):
             check_first_loss(float(values["preference"].mean()))
         return {"epoch": step.epoch + 1, **summary(values, recipe)}
 
     train(model.parameters(POLICY), len(plan), learn, run, watch.between(ahead, 1))
+    return len(plan)
 
 
 def learn_pass(model: SharedBase, each: PairPass, recipe: PreferenceRecipe, total_weight: float) -> dict[str, Tensor]:
