@@ -4,7 +4,7 @@ Pure, given a tokenizer.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -13,7 +13,7 @@ from feedback.demonstrations import Demonstration, DemonstrationSet
 from feedback.holdout import is_held_out
 from feedback.pairs import Pair, PairSet
 from feedback.thumbs import Thumb, ThumbSet
-from feedback.turns import Message, first_user_text
+from feedback.turns import Message, Turn, first_user_text
 from training.algorithms import OVERALL, KtoRecipe, PairTraining, SftRecipe
 from training.batches import Item
 from training.errors import PromptRefused, TokenMismatch, TooFewDemonstrations, TooFewPairs, TooFewThumbs
@@ -279,7 +279,16 @@ def held_out_prompts(pairs: Sequence[Pair], tokens: ChatTokens) -> list[tuple[Me
     return list(seen.values())
 
 
-def _can_be_asked(pair: Pair, tokens: ChatTokens) -> bool:
+def asked_prompts(turns: Iterable[Turn], tokens: ChatTokens) -> list[tuple[Message, ...]]:
+    """The distinct prompts of chats that are not held out and that the engine reads as training does, oldest first."""
+    seen: dict[str, tuple[Message, ...]] = {}
+    for turn in sorted(turns, key=lambda turn: (turn.at, turn.id)):
+        if turn.messages and not is_held_out(turn.messages) and _can_be_asked(turn, tokens):
+            seen.setdefault(repr(turn.messages), tuple(turn.messages))
+    return list(seen.values())
+
+
+def _can_be_asked(pair: Pair | Turn, tokens: ChatTokens) -> bool:
     """Whether the prompt fits, and is read by the engine as training reads it."""
     try:
         prompt = tokens.prompt(pair.messages)

@@ -42,6 +42,7 @@ class SamplingSettings:
     temperature: float
     max_tokens: int
     concurrency: int
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Sample:
     text: str
     token_ids: tuple[int, ...]
     finish_reason: str | None
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,23 +7,20 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from feedback.events import turns_named
 from feedback.ids import BASE_VERSION
 from feedback.policies import Policy, PolicyState, RegistryView
 from training.adapter_folders import Published, check_files, find_published
-from training.algorithms import AnyRewardRecipe, KtoRecipe, PolicyRecipe, PreferenceTraining, Recipe, SftRecipe
+from training.algorithms import AnyRewardRecipe, OnPolicy, PolicyRecipe, Recipe, SftRecipe
 from training.answers import Samples
 from training.attempt import Attempt, CurveWriter, patiently
-from training.curate import TokenAnswer, TokenPair
-from training.errors import GatewayRefused, ModelRefused, RecipeRefused, SettingsRefused
+from training.by_recipe import Desk, make_reward_model, train_by
+from training.curate import TokenAnswer
+from training.errors import GatewayRefused, ModelRefused, SettingsRefused
 from training.evaluate import Judge, compare_on_votes, measure, summarise
 from training.gate import Report, Verdict, judge
 from training.lessons import Lessons, Snapshot, draw_lessons
-from training.loops.kto import train_kto
-from training.loops.preference import train_preference
-from training.loops.sft import train_sft
 from training.loops.steps import POLICY, Watch
 from training.model import SharedBase, load_chat_tokens
 from training.publish import Origin, publish
@@ -53,8 +50,6 @@ def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
     """The whole job. TrainingError or FeedbackError when it cannot go on."""
     settings, job = attempt.settings, attempt.job
     recipe = parse_recipe(job.recipe_body, name=job.recipe)
-    if isinstance(recipe, AnyRewardRecipe):
-        raise RecipeRefused(f"{job.recipe}: {recipe.algorithm} makes no policy; choose a recipe that does")
     attempt.stage("curating votes", 0.01)
     if settings.base_digest() != job.base_digest:
         raise ModelRefused(
@@ -67,13 +62,29 @@ def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
     attempt.stage("loading the model", 0.03)
     bench = Bench(place_model(), tokens, lessons, Samples(attempt, lessons.prompts))
 
-    bench.samples.fetch_ahead()
+    if isinstance(recipe, AnyRewardRecipe):
+        reward_once(attempt, bench, recipe)
+        return
+    if not isinstance(recipe, OnPolicy):  # whose own answers come first
+        bench.samples.fetch_ahead()
     published = train_once(attempt, bench, recipe)
     policy = enter_draft(attempt, published, recipe)
     if policy.state is PolicyState.draft:
         policy = evaluate_once(attempt, bench, published)
     promote_once(attempt, policy)
     patiently(lambda: attempt.jobs.finish(attempt.claim, version=published.version))
+    shutil.rmtree(attempt.folder / RUNS, ignore_errors=True)
+
+
+def reward_once(attempt: Attempt, bench: Bench, recipe: AnyRewardRecipe) -> None:
+    """A job that ends with an exported reward model, and with no policy."""
+    attempt.stage("training", 0.05)
+    curve = CurveWriter(attempt)
+    make_reward_model(recipe, desk_for(attempt, bench, curve, 0, 0.9))
+    curve.flush()
+    attempt.report["training"] = curve.last
+    attempt.stage("closing", 0.99)
+    patiently(lambda: attempt.jobs.finish(attempt.claim, version=None))
     shutil.rmtree(attempt.folder / RUNS, ignore_errors=True)
 
 
@@ -109,32 +120,23 @@ def train_once(attempt: Attempt, bench: Bench, recipe: PolicyRecipe) -> Publishe
     attempt.stage("training", 0.05)
     began = time.monotonic()
     curve = CurveWriter(attempt)
-    watch = Watch(
-        point=curve.add,
-        progress=lambda share: attempt.progress(0.05 + 0.55 * share),
-        stopping=attempt.stop.is_set,
-    )
-    every_s = attempt.settings.training.checkpoint_s
-    folder = attempt.folder / RUNS / f"v{counter:04d}"
-    train_by(recipe, bench, folder, watch, every_s)
+    origin = Origin(counter, attempt.job.base_digest, attempt.job.id, attempt.job.recipe, recipe.adapter)
+    train_by(recipe, desk_for(attempt, bench, curve, counter, 0.55), origin)
     curve.flush()
     attempt.report["training"] = {**curve.last, "seconds": round(time.monotonic() - began, 1)}
     attempt.stage("publishing", 0.61)
-    origin = Origin(counter, attempt.job.base_digest, attempt.job.id, attempt.job.recipe, recipe.adapter)
     return publish(bench.model.adapter_state(POLICY), origin, adapters, bench.model, bench.tokens)
 
 
-def train_by(recipe: PolicyRecipe, bench: Bench, folder: Path, watch: Watch, every_s: float) -> None:
-    """Run the recipe's loop."""
-    pairs = [each for each in bench.lessons.train if isinstance(each, TokenPair)]
-    answers = [each for each in bench.lessons.train if isinstance(each, TokenAnswer)]
-    match recipe:
-        case PreferenceTraining():
-            train_preference(bench.model, pairs, recipe, folder, watch, every_s=every_s)
-        case KtoRecipe():
-            train_kto(bench.model, answers, recipe, folder, watch, every_s=every_s)
-        case SftRecipe():
-            train_sft(bench.model, answers, recipe, folder, watch, every_s=every_s)
+def desk_for(attempt: Attempt, bench: Bench, curve: CurveWriter, counter: int, share: float) -> Desk:
+    """Where a loop works; `share` is its part of the job's progress."""
+    watch = Watch(
+        point=curve.add,
+        progress=lambda done: attempt.progress(0.05 + share * done),
+        stopping=attempt.stop.is_set,
+    )
+    folder = attempt.folder / RUNS / f"v{counter:04d}"
+    return Desk(attempt, bench.model, bench.tokens, bench.lessons, folder, watch)
 
 
 def enter_draft(attempt: Attempt, published: Published, recipe: PolicyRecipe) -> Policy:

@@ -4,7 +4,7 @@ Pure, given a tokenizer.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from feedback.demonstrations import build_demonstrations
 from feedback.events import Event
@@ -12,11 +12,12 @@ from feedback.ids import TurnId
 from feedback.pairs import build_pairs
 from feedback.thumbs import build_thumbs
 from feedback.turns import Message, Turn
-from training.algorithms import KtoRecipe, PairTraining, Recipe, SftRecipe
+from training.algorithms import KtoRecipe, OnPolicy, PairTraining, Recipe, SftRecipe
 from training.curate import (
     Curated,
     TokenAnswer,
     TokenPair,
+    asked_prompts,
     curate,
     curate_demonstrations,
     curate_thumbs,
@@ -36,12 +37,16 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Lessons:
-    """The examples to train on, the held-out pairs and prompts to judge by, and what is to be reported of them."""
+    """The examples to train on, the held-out pairs and prompts to judge by, and what is to be reported of them.
+
+    `asked` are prompts for the policy to answer itself, where its recipe wants that; none of them is held out.
+    """
 
     train: tuple[TokenPair, ...] | tuple[TokenAnswer, ...]
     held_out: tuple[TokenPair, ...]
     prompts: list[tuple[Message, ...]]
     report: dict[str, object]
+    asked: list[tuple[Message, ...]] = field(default_factory=list)
 
 
 def draw_lessons(
@@ -54,6 +59,7 @@ def draw_lessons(
     pairs = build_pairs(snapshot.events, snapshot.turns)
     votes = curate_votes(pairs, tokens, recipe)
     found: Curated[TokenPair] | Curated[TokenAnswer]
+    asked: list[tuple[Message, ...]] = []
     match recipe:
         case PairTraining():
             found = curate(pairs, tokens, recipe)
@@ -63,5 +69,8 @@ def draw_lessons(
         case SftRecipe():
             shown = curate_demonstrations(build_demonstrations(snapshot.events, snapshot.turns), tokens, recipe)
             found = replace(shown, train=(*shown.train, *replayed))
+        case OnPolicy():
+            found = curate(pairs, tokens, recipe.reward) if recipe.reward_model is None else votes
+            asked = asked_prompts(snapshot.turns.values(), tokens)
     report = {**found.report(), "held_out": len(votes.held_out)}
-    return Lessons(found.train, votes.held_out, held_out_prompts(pairs.pairs, tokens), report)
+    return Lessons(found.train, votes.held_out, held_out_prompts(pairs.pairs, tokens), report, asked)

@@ -22,6 +22,7 @@ from feedback.ids import JobId
 from feedback.jobs import Claim, JobStore
 from feedback.policies import PolicyState
 from feedback.registry import Registry
+from training.adapter_folders import remove_rollouts
 from training.exits import EXIT_LEASE_LOST, EXIT_REFUSED, EXIT_STOPPED
 from training.files import read_json
 from training.settings import Settings
@@ -159,7 +160,9 @@ class Runner:
                 self._registry.judge(claim, policy.version, PolicyState.rejected, gate=gate, metrics={})
 
     def _end_rollouts(self, claim: Claim) -> None:
+        """Nor does it leave what it only sampled from."""
         self._registry.end_rollouts(claim)
+        remove_rollouts(self._settings.adapters, claim.job_id)
 
     def _former_error(self, job_id: JobId) -> str:
         error = self._jobs.get(job_id).error

@@ -137,15 +137,15 @@ def check_engine(experience: Experience, most: float) -> float:
     gap = engine_gap(experience)
     by_base = float((experience.reference_S - experience.engine_S).abs().mean())
     moved = float((experience.old_S - experience.reference_S).abs().mean())
-    if gap > most:
-        raise EngineMismatch(
-            f"the engine's log-probs lie {gap:.3f} nats a token off those of the policy that was to answer, {most:g} "
-            f"are allowed (rollouts.max_engine_gap); it answered from another version, or computes differently"
-        )
     if by_base < moved / 2 < gap:
         raise EngineMismatch(
             f"the engine's log-probs lie {by_base:.3f} nats a token off the base's and {gap:.3f} off those of the "
             "policy that was to answer: it answered without the adapter"
+        )
+    if gap > most:
+        raise EngineMismatch(
+            f"the engine's log-probs lie {gap:.3f} nats a token off those of the policy that was to answer, {most:g} "
+            f"are allowed (rollouts.max_engine_gap); it answered from another version, or computes differently"
         )
     return gap
 

@@ -1,0 +1,194 @@
+"""PPO, RLOO and GRPO on a tiny model with an engine of its own: what is learned, resumption, who may have answered."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.loops.notes import Notes, same
+from tests.training.tiny_engine import TinyEngine, TinyRollouts
+from training.algorithms import PolicyGradientRecipe
+from training.errors import EngineMismatch, Stopped
+from training.loops.experience import load_experience
+from training.loops.policy_gradient import Rounds, learn_lesson, train_policy_gradient
+from training.loops.steps import POLICY
+from training.model import SharedBase
+from training.recipe import parse_recipe
+from training.reward_model import Answered
+from training.rollouts import Asked
+from training.tokens import ChatTokens
+
+PROMPTS = tuple(({"role": "user", "content": f"Say {letter}"},) for letter in "abcdef")
+KINDS = ("ppo", "rloo", "grpo")
+
+
+def make(algorithm: str, *, rollouts: Mapping[str, object] | None = None, **fields: object) -> PolicyGradientRecipe:
+    sizes = {"rounds": 3, "prompts": 3, "answers": 3, "max_tokens": 6}
+    body = {
+        "algorithm": algorithm,
+        "epochs": 1,
+        "minibatches": 2,
+        "pass_tokens": 100,
+        "kl_weight": 0.0,
+        "adapter": {"rank": 8, "alpha": 16},
+        "rollouts": {**sizes, **(rollouts or {})},
+        **fields,
+    }
+    recipe = parse_recipe(body)
+    assert isinstance(recipe, PolicyGradientRecipe)
+    return recipe
+
+
+def low_bytes(asked: Sequence[Answered]) -> list[float]:
+    """A taste that a random model can learn: the share of tokens from the first half of the bytes."""
+    return [sum(token < 128 for token in each.answer) / len(each.answer) for each in asked]
+
+
+class Bench:
+    """One attempt after another at a run in one folder, each as in a fresh process."""
+
+    def __init__(self, model: Path, tokens: ChatTokens, folder: Path) -> None:
+        self.engine = TinyEngine(model, tokens)
+        self.folder = folder
+        self.rollouts: TinyRollouts | None = None
+        self._model, self._tokens = model, tokens
+
+    def train(
+        self, recipe: PolicyGradientRecipe, notes: Notes, *, serves: bool = True, off: float = 0.0
+    ) -> dict[str, torch.Tensor]:
+        base = SharedBase(self._model, torch.device("cpu"))
+        asked = Asked(PROMPTS, recipe.rollouts, recipe.seed)
+        self.rollouts = TinyRollouts(self.engine, self._tokens, asked, serves=serves, off=off)
+        train_policy_gradient(base, recipe, self.rollouts, low_bytes, self.folder, notes.watch(), every_s=1e9)
+        return base.adapter_state(POLICY)
+
+
+@pytest.fixture
+def bench(tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path) -> Bench:
+    return Bench(tiny_model, tiny_tokens, tmp_path / "run")
+
+
+@pytest.mark.parametrize("algorithm", KINDS)
+def test_rewarded_answers_become_more_frequent(bench: Bench, algorithm: str) -> None:
+    notes = Notes()
+    sizes = {"rounds": 10, "prompts": 4, "answers": 16, "max_tokens": 2}
+    bench.train(
+        make(algorithm, rollouts=sizes, epochs=4, clip_low=0.5, clip_high=1.0, optimizer={"learning_rate": 1e-2}), notes
+    )
+    rewards = [point["reward_mean"] for point in notes.points]
+    assert rewards[-1] > rewards[0] + 0.1
+    assert [point["step"] for point in notes.points] == list(range(1, 81))
+    first = notes.points[0]
+    assert first["clip_fraction"] == 0, "the policy that learns is still the one that answered"
+    assert first["kl"] == pytest.approx(0, abs=1e-6)
+    assert notes.points[-1]["kl"] > 0.01
+    assert first["importance"] == pytest.approx(1, abs=0.02)
+    assert first["engine_gap"] < 0.02
+    assert first["entropy"] > 1
+    assert ("value_error" in first) is (algorithm == "ppo")
+
+
+@pytest.mark.parametrize("algorithm", KINDS)
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("stop_at", [0, 4, 11, 17])
+def test_a_stopped_run_ends_with_the_same_adapter_as_an_unbroken_one(
+    tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path, algorithm: str, ahead: bool, stop_at: int
+) -> None:
+    recipe = make(algorithm, rollouts={"ahead": ahead}, kl_weight=0.05, kl_target=0.1, kl_horizon=10)
+    unbroken = Bench(tiny_model, tiny_tokens, tmp_path / "unbroken").train(recipe, Notes())
+    broken = Bench(tiny_model, tiny_tokens, tmp_path / "broken")
+    with pytest.raises(Stopped):
+        broken.train(recipe, Notes(stop_at))
+    finished = len(list(broken.folder.glob("round-*.safetensors")))
+    torch.manual_seed(99)  # whatever the second attempt's process did before
+    assert same(broken.train(recipe, Notes()), unbroken)
+    assert broken.rollouts is not None
+    assert len(broken.rollouts.begun) == recipe.rollouts.rounds - finished, "finished rounds are not answered again"
+
+
+def test_a_round_sampled_ahead_comes_from_the_policy_before_the_steps_of_the_one_it_overlaps(bench: Bench) -> None:
+    notes = Notes()
+    bench.train(make("grpo", rollouts={"ahead": True}, optimizer={"learning_rate": 1e-2}), notes)
+    states = [path.read_bytes() for path in sorted(bench.folder.glob("policy-*.safetensors"))]
+    assert states[0] == states[1]
+    assert states[1] != states[2]
+    assert all(point["engine_gap"] < 0.02 for point in notes.points), "each is scored by the policy that answered"
+
+
+def test_an_engine_that_answers_without_the_adapter_is_refused(bench: Bench) -> None:
+    recipe = make("grpo", optimizer={"learning_rate": 1e-2}, rollouts={"rounds": 9})
+    with pytest.raises(EngineMismatch, match="without the adapter"):
+        bench.train(recipe, Notes(), serves=False)
+    assert list(bench.folder.glob("round-*.safetensors")), "the rounds before were in order, and are kept"
+
+
+def test_an_engine_whose_logprobs_are_off_is_refused(bench: Bench) -> None:
+    with pytest.raises(EngineMismatch, match=r"0\.2\d\d nats a token off .* 0\.1 are allowed"):
+        bench.train(make("grpo"), Notes(), off=-0.25)
+
+
+def test_tokens_weigh_by_what_the_engine_said_of_them(bench: Bench) -> None:
+    notes = Notes()
+    recipe = make("grpo", rollouts={"rounds": 1, "max_engine_gap": 5}, importance_cap=1.5)
+    bench.train(recipe, notes, off=-0.25)
+    assert notes.points[0]["importance"] == pytest.approx(math.exp(0.25), abs=0.02)
+    bench.folder = bench.folder / "capped"
+    bench.train(recipe, notes, off=-2)
+    assert notes.points[-1]["importance"] == pytest.approx(1.5)
+
+
+def test_a_larger_kl_weight_keeps_the_policy_nearer_to_the_base(bench: Bench, tmp_path: Path) -> None:
+    ends = []
+    for number, weight in enumerate((0.0, 2.0)):
+        bench.folder = tmp_path / str(number)
+        notes = Notes()
+        sizes = {"rounds": 6, "prompts": 6, "answers": 4}
+        bench.train(make("grpo", kl_weight=weight, rollouts=sizes, optimizer={"learning_rate": 1e-2}), notes)
+        ends.append(notes.points[-1]["kl"])
+    assert ends[1] < ends[0] / 2
+
+
+def test_the_adaptive_controller_moves_the_kl_weight_towards_its_target(bench: Bench) -> None:
+    notes = Notes()
+    bench.train(make("rloo", kl_weight=0.1, kl_target=5.0, kl_horizon=9), notes)
+    weights = [point["kl_weight"] for point in notes.points]
+    assert weights == sorted(weights, reverse=True), "the KL is far below its target: the weight is lowered"
+    assert weights[-1] == pytest.approx(0.1 * 0.8**2)
+
+
+@pytest.mark.parametrize("algorithm", KINDS)
+def test_a_lesson_in_halves_teaches_what_the_whole_one_does(
+    bench: Bench, tiny_model: Path, tiny_tokens: ChatTokens, algorithm: str
+) -> None:
+    recipe = make(algorithm, rollouts={"rounds": 1})
+    bench.train(recipe, Notes())
+    base = SharedBase(tiny_model, torch.device("cpu"))
+    base.add_adapter(POLICY, recipe.adapter, seed=3)
+    base.add_adapter("value", recipe.adapter, seed=4)
+    base.add_head("value", 1, seed=4)
+    assert bench.rollouts is not None
+    rounds = Rounds(base, recipe, bench.rollouts, low_bytes, bench.folder, Notes().watch())
+    lesson = rounds.enter(0).lessons[0]
+    gradients = []
+    for parts in ([lesson], lesson.halves()):
+        for parameter in base.parameters(POLICY).values():
+            parameter.grad = None
+        for part in parts:
+            learn_lesson(base, part, 0.1, recipe, len(lesson.batch.targets_S))
+        own = base.parameters(POLICY).values()
+        gradients.append(torch.cat([p.grad.flatten() for p in own if p.grad is not None]))
+    assert len(lesson.halves()) == 2
+    assert torch.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.999
+
+
+def test_a_kept_round_is_read_back_as_it_was(bench: Bench) -> None:
+    bench.train(make("ppo", rollouts={"rounds": 1}), Notes())
+    experience, more = load_experience(bench.folder / "round-0000.safetensors")
+    assert len(experience.lengths) == 9
+    assert experience.groups.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert int(experience.lengths.sum()) == len(experience.old_S) == len(experience.engine_S)
+    assert float(more["kl_weight"]) == 0
+    answered = [Answered(part.item.prompt, answer) for part in experience.parts for answer in part.item.answers]
+    assert experience.reward_N.tolist() == pytest.approx(low_bytes(answered))

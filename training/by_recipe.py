@@ -1,0 +1,143 @@
+"""From a recipe to its loop: what a job of each kind trains, and what is learned on the way."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from training.algorithms import (
+    AnyRewardRecipe,
+    GrpoRecipe,
+    KtoRecipe,
+    OnlinePreferenceRecipe,
+    OnPolicy,
+    PolicyGradientRecipe,
+    PolicyRecipe,
+    PpoRecipe,
+    PreferenceTraining,
+    RlooRecipe,
+    SftRecipe,
+)
+from training.attempt import Attempt
+from training.curate import TokenAnswer, TokenPair
+from training.errors import TooFewPrompts
+from training.lessons import Lessons
+from training.loops.kto import train_kto
+from training.loops.online_preference import train_online_preference
+from training.loops.policy_gradient import train_policy_gradient
+from training.loops.preference import train_preference
+from training.loops.sft import train_sft
+from training.loops.steps import Point, Watch
+from training.model import SharedBase
+from training.publish import Origin
+from training.reward_files import Exported, RewardOrigin
+from training.rewarding import Votes, reward_model_once, scorer_of
+from training.rollouts import Asked, EngineRollouts
+from training.tokens import ChatTokens
+
+REWARD_MODELS = "reward_models"
+"""Folder in the home, with every exported reward model."""
+
+_REWARD_SHARE = 0.2
+"""Of an on-policy job's training, as its progress counts it."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What lies ready for a loop: the base with its tokens, what is to be learned, where checkpoints go."""
+
+    attempt: Attempt
+    model: SharedBase
+    tokens: ChatTokens
+    lessons: Lessons
+    folder: Path
+    watch: Watch
+
+    @property
+    def every_s(self) -> float:
+        return self.attempt.settings.training.checkpoint_s
+
+    @property
+    def pairs(self) -> list[TokenPair]:
+        return [each for each in self.lessons.train if isinstance(each, TokenPair)]
+
+    @property
+    def answers(self) -> list[TokenAnswer]:
+        return [each for each in self.lessons.train if isinstance(each, TokenAnswer)]
+
+
+def train_by(recipe: PolicyRecipe, desk: Desk, origin: Origin) -> None:
+    """Leave the recipe's policy in the model, as the adapter POLICY. Raises what its loop does."""
+    match recipe:
+        case PreferenceTraining():
+            train_preference(desk.model, desk.pairs, recipe, desk.folder, desk.watch, every_s=desk.every_s)
+        case KtoRecipe():
+            train_kto(desk.model, desk.answers, recipe, desk.folder, desk.watch, every_s=desk.every_s)
+        case SftRecipe():
+            train_sft(desk.model, desk.answers, recipe, desk.folder, desk.watch, every_s=desk.every_s)
+        case PpoRecipe() | RlooRecipe() | GrpoRecipe() | OnlinePreferenceRecipe():
+            train_on_policy(recipe, desk, origin)
+
+
+def train_on_policy(recipe: OnlinePreferenceRecipe | PolicyGradientRecipe, desk: Desk, origin: Origin) -> None:
+    """A reward model first, then rounds of answers from the engine.
+
+    The rounds' policies leave the engine when their training has ended; those of a stopped one are there for the next
+    attempt.
+    """
+    attempt, watch = desk.attempt, desk.watch.between(_REWARD_SHARE, 1)
+    if not desk.lessons.asked:
+        raise TooFewPrompts(
+            "no prompt is left that the policy could answer: those voted on are held out or longer than the engine "
+            "takes; wait for votes on others"
+        )
+    exported = reward_for(recipe, desk)
+    base_digest = attempt.job.base_digest
+    reward = scorer_of(exported, desk.model, desk.tokens, base_digest, watch)
+    asked = Asked(desk.lessons.asked, recipe.rollouts, recipe.seed)
+    rollouts = EngineRollouts(attempt, desk.model, desk.tokens, asked, origin)
+    if isinstance(recipe, OnlinePreferenceRecipe):
+        train_online_preference(
+            desk.model, desk.pairs, recipe, rollouts, reward, desk.folder, watch, every_s=desk.every_s
+        )
+    else:
+        train_policy_gradient(desk.model, recipe, rollouts, reward, desk.folder, watch, every_s=desk.every_s)
+    rollouts.end()
+
+
+def reward_for(recipe: OnPolicy, desk: Desk) -> Path:
+    """The folder of the reward model that an on-policy recipe asks for: the one it names, or one of its own."""
+    if recipe.reward_model is not None:
+        return desk.attempt.settings.home / REWARD_MODELS / recipe.reward_model
+    desk.attempt.stage("training the reward model", 0.05)
+    quiet = replace(desk.watch.between(0, _REWARD_SHARE), point=lambda point: None)
+    exported = make_reward_model(recipe.reward, replace(desk, watch=quiet))
+    desk.attempt.stage("training", 0.05 + 0.55 * _REWARD_SHARE)
+    return exported.folder
+
+
+def make_reward_model(recipe: AnyRewardRecipe, desk: Desk) -> Exported:
+    """Train, judge and export; what came of it stands in the job's report."""
+    attempt = desk.attempt
+
+    def point(each: Point) -> None:
+        if not each["member"]:  # the others of an ensemble look the same
+            desk.watch.point(each)
+
+    exported = reward_model_once(
+        desk.model,
+        desk.tokens,
+        Votes(desk.pairs, desk.lessons.held_out),
+        recipe,
+        RewardOrigin(attempt.job.base_digest, attempt.job.id, attempt.job.recipe),
+        attempt.settings.home / REWARD_MODELS,
+        desk.folder / "reward",
+        replace(desk.watch, point=point),
+        every_s=desk.every_s,
+    )
+    attempt.report["reward_model"] = told(exported)
+    return exported
+
+
+def told(exported: Exported) -> dict[str, Any]:
+    """What is reported of a reward model: its name, and what it is worth on held-out votes."""
+    return {key: exported.manifest.get(key) for key in ("name", "report", "calibration")}
