@@ -6,7 +6,7 @@ engine that has just lost it: 404, and the version counts as not loaded the next
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -16,8 +16,13 @@ from feedback.errors import MoveRefused, UnknownPolicy
 from feedback.ids import LineName, Version
 from feedback.registry import Registry
 from tests.training.tiny import make_tokenizer
+from training.gateway import Sample
 
 ANSWERS = ("Yes, of course.", "That is a good question.", "I would say no.", "Water and bread.", "Ask again later.")
+
+
+Sampler = Callable[[str, list[dict[str, Any]], int, int], Sample]
+"""Samples from a version: its name, messages, a seed, the most tokens."""
 
 
 class _Engine:
@@ -47,11 +52,30 @@ class _Engine:
             return "loaded"
 
 
+def sampled(body: dict[str, Any], sampler: Sampler | None) -> dict[str, Any]:
+    """A choice with the log-probs of its tokens."""
+    assert sampler is not None, "this stand-in cannot sample"
+    assert (body["temperature"], body["priority"]) == (1.0, 1)
+    found = sampler(body["model"].rpartition("@")[2], body["messages"], body["seed"], body["max_tokens"])
+    return {
+        "message": {"content": found.text},
+        "token_ids": list(found.token_ids),
+        "logprobs": {"content": [{"token": "", "logprob": each} for each in found.logprobs]},
+        "finish_reason": found.finish_reason,
+    }
+
+
 @contextmanager
 def stand_in_gateway(
-    redis_url: str, *, answers_as: str | None = None, troubles: Sequence[int] = (404,)
+    redis_url: str,
+    *,
+    answers_as: str | None = None,
+    troubles: Sequence[int] = (404,),
+    sampler: Sampler | None = None,
 ) -> Iterator[str]:
     """Yields its URL. `answers_as` makes it claim that model for every answer.
+
+    `sampler` answers those who want log-probs; the others get a sentence by their seed.
 
     `troubles` are the status codes that each version's first requests end with, in this order.
     """
@@ -88,6 +112,8 @@ def stand_in_gateway(
             self._say(200, {"live": view.live, "previous": view.previous, "epoch": view.epoch})
 
         def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
+            if body.get("logprobs"):
+                return {"model": body["model"], "choices": [sampled(body, sampler)]}
             text = ANSWERS[body["seed"] % len(ANSWERS)]
             ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
             choice = {"message": {"content": text}, "token_ids": ids, "finish_reason": "stop"}

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from feedback.connection import connect
-from feedback.ids import JobId
+from feedback.ids import BASE_VERSION, JobId
 from feedback.jobs import Job, JobState
 from feedback.policies import PolicyState
 from tests.services import wait_until
 from tests.training.stand_in_gateway import stand_in_gateway
+from tests.training.tiny_engine import TinyEngine
 from tests.training.workplace import Workplace, make_workplace, trainer_pid
 from training.adapter_folders import check_files
 from training.tokens import ChatTokens
@@ -26,7 +27,8 @@ MakeWorkplace = Callable[..., Workplace]
 
 @pytest.fixture
 def make(tmp_path: Path, tiny_model: Path, tiny_tokens: ChatTokens, redis_url: str) -> Iterator[MakeWorkplace]:
-    with stand_in_gateway(redis_url) as gateway_url:
+    engine = TinyEngine(tiny_model, tiny_tokens)
+    with stand_in_gateway(redis_url, sampler=engine.sampler(tmp_path / "home" / "adapters")) as gateway_url:
 
         def made(name: str = "home", **settings: str) -> Workplace:
             return make_workplace(tmp_path / name, tiny_model, redis_url, gateway_url, tiny_tokens, **settings)
@@ -87,6 +89,81 @@ def test_every_kind_of_recipe_ends_with_a_judged_version(
     assert votes["trained_on"] == learned_from * (12 - votes["held_out"])
     assert votes["held_out"] > 0
     assert job.report["training"]["loss"] < place.jobs.curve(job_id)[0]["loss"]
+
+
+ROLLOUTS = {"rounds": 2, "prompts": 3, "answers": 3, "max_tokens": 6}
+REWARD = {"algorithm": "reward", "epochs": 1, "pass_tokens": 200, "adapter": {"rank": 8, "alpha": 16}}
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"algorithm": "ppo", "rollouts": ROLLOUTS, "reward": REWARD},
+        {"algorithm": "rloo", "rollouts": ROLLOUTS, "reward": REWARD},
+        {"algorithm": "grpo", "rollouts": {**ROLLOUTS, "ahead": True}, "reward": REWARD},
+        {"algorithm": "online_preference", "rollouts": ROLLOUTS, "reward": REWARD},
+    ],
+    ids=lambda recipe: recipe["algorithm"],
+)
+def test_a_recipe_that_learns_from_own_answers_makes_a_reward_model_and_a_judged_version(
+    make: MakeWorkplace, recipe: dict[str, Any]
+) -> None:
+    place = make()
+    place.vote(12)
+    job_id = place.start_job(**recipe)
+    with place.beat(), place.worker():
+        place.wait_for(job_id, JobState.done)
+    job = assert_finished_once(place, job_id)
+    curve = place.jobs.curve(job_id)
+    assert {point["round"] for point in curve} == {1, 2}
+    assert all({"reward_mean", "reward_spread", "kl", "answer_tokens"} <= point.keys() for point in curve)
+    name = job.report["reward_model"]["name"]
+    assert (place.home / "reward_models" / name / "manifest.json").exists()
+    assert_nothing_is_left_of_rollouts(place, job)
+
+
+def assert_nothing_is_left_of_rollouts(place: Workplace, job: Job) -> None:
+    assert [path.name for path in (place.home / "adapters").glob("v*")] == [job.version]
+
+
+def test_a_recipe_for_a_reward_model_ends_with_one_and_with_no_policy(make: MakeWorkplace) -> None:
+    place = make()
+    place.vote(12)
+    job_id = place.start_job(algorithm="reward", ensemble=2)
+    with place.beat(), place.worker():
+        job = place.wait_for(job_id, JobState.done)
+    assert job.version is None
+    assert list(place.registry.view().policies) == [BASE_VERSION]
+    found = job.report["reward_model"]
+    assert found["report"]["pairs"] > 0
+    assert (place.home / "reward_models" / found["name"] / "manifest.json").exists()
+    steps = [point["step"] for point in place.jobs.curve(job_id)]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "online_preference"])
+def test_a_job_that_is_killed_between_its_rounds_keeps_what_was_answered(make: MakeWorkplace, algorithm: str) -> None:
+    place = make()
+    place.vote(12)
+    job_id = place.start_job(algorithm=algorithm, rollouts={**ROLLOUTS, "rounds": 5}, reward=REWARD)
+    runs = place.home / "jobs" / job_id / "runs"
+    with place.beat(), place.worker():
+        for attempt in (1, 2):
+            wait_until(
+                lambda attempt=attempt: len(list(runs.glob("v*/round-*.safetensors"))) > attempt,
+                within_s=60,
+                what="a round is kept",
+            )
+            kept = {path: path.stat().st_mtime_ns for path in runs.glob("v*/round-*.safetensors")}
+            os.kill(running_trainer(job_id), signal.SIGKILL)
+            wait_until(
+                lambda attempt=attempt: place.jobs.get(job_id).attempt > attempt, within_s=60, what="another attempt"
+            )
+            assert all(path.stat().st_mtime_ns == at for path, at in kept.items()), "a kept round is not made again"
+        place.wait_for(job_id, JobState.done)
+    job = assert_finished_once(place, job_id)
+    assert job.attempt == 3
+    assert_nothing_is_left_of_rollouts(place, job)
 
 
 def test_a_job_whose_trainer_and_worker_are_killed_is_finished_once_with_the_same_adapter(make: MakeWorkplace) -> None:
@@ -177,7 +254,6 @@ def test_jobs_that_cannot_work_fail_at_once_in_words(make: MakeWorkplace) -> Non
         place.start_job(beta=9): "beta = 9",
         place.start_job(bata=1): "bata = 1",
         place.start_job(min_pairs=500): "needs 500",
-        place.start_job(algorithm="reward"): "makes no policy",
     }
     with place.beat(), place.worker():
         for job_id, words in says.items():

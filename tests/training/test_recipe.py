@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from training.algorithms import AdapterRecipe, OptimizerRecipe, SafetyFirst, WeightedSum
+from training.algorithms import AdapterRecipe, OptimizerRecipe, RolloutRecipe, SafetyFirst, WeightedSum
 from training.errors import RecipeRefused
 from training.recipe import ALGORITHMS, load_recipe, load_recipes, parse_recipe
 
@@ -16,9 +16,9 @@ def test_every_recipe_that_ships_can_be_read() -> None:
 def test_every_field_says_what_it_means() -> None:
     silent = [
         name
-        for recipe in (*ALGORITHMS.values(), AdapterRecipe, OptimizerRecipe, WeightedSum, SafetyFirst)
+        for recipe in (*ALGORITHMS.values(), AdapterRecipe, OptimizerRecipe, RolloutRecipe, WeightedSum, SafetyFirst)
         for name, field in recipe.model_fields.items()
-        if not field.description and name not in ("algorithm", "adapter", "optimizer", "kind")
+        if not field.description and name not in ("algorithm", "adapter", "optimizer", "kind", "rollouts")
     ]
     assert not silent
 

@@ -4,11 +4,14 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from feedback.ids import BASE_VERSION
+from tests.training.stand_in_gateway import Sampler
 from training.algorithms import AdapterRecipe
 from training.batches import Item, make_pass
 from training.gateway import Sample
@@ -41,6 +44,17 @@ class TinyEngine:
         if folder.name not in self._loaded:
             self.load(folder.name, load_file(folder / "adapter_model.safetensors"))
 
+    def sampler(self, adapters: Path) -> Sampler:
+        """Answers for a stand-in gateway, from the versions published in a folder."""
+
+        def sample(version: str, messages: list[dict[str, Any]], seed: int, max_tokens: int) -> Sample:
+            name = None if version == BASE_VERSION else version
+            if name is not None:
+                self.load_folder(adapters / name)
+            return self.answer(name, self._tokens.prompt(messages), [seed], max_tokens)[0]
+
+        return sample
+
     def answer(self, name: str | None, prompt: TokenIds, seeds: Sequence[int], max_tokens: int) -> list[Sample]:
         """An answer for each seed, drawn at temperature 1 until the end token or `max_tokens`."""
         chances = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -58,6 +72,11 @@ class TinyEngine:
                     ids[i].append(token)
                     logprobs[i].append(float(logprobs_V[token]))
         return [self._sample(*each) for each in zip(ids, logprobs, strict=True)]
+
+    def first_token(self, name: str | None, prompt: TokenIds) -> Tensor:
+        """[V] how likely each token is to open the answer."""
+        with self._turn, torch.no_grad(), self._base.policy(name):
+            return torch.softmax(self._base.logits(make_pass([Item(prompt, ((0,),))]))[0], dim=-1)
 
     def _sample(self, ids: list[int], logprobs: list[float]) -> Sample:
         reason = "stop" if ids[-1] == self._tokens.end_id else "length"

@@ -79,6 +79,9 @@ class Workplace:
         events = self.ledger.standing_events()
         adapter = {"rank": 8, "alpha": 16}
         body = {"algorithm": "dpo", "epochs": 2, "pass_tokens": 200, "adapter": adapter, **recipe}
+        if body["algorithm"] == "online_preference":  # whose loss says all that
+            own = {name: body.pop(name) for name in ("epochs", "pass_tokens", "adapter")}
+            body["loss"] = {"algorithm": "dpo", **own, **body.get("loss", {})}
         request = JobRequest(
             recipe="test",
             recipe_body=body,
