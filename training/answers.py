@@ -81,11 +81,14 @@ def shared_folder(attempt: Attempt) -> Path:
 
 
 class SampleStore:
-    """Answers of pinned versions, one JSON line each, in a file per version and sampling settings."""
+    """Answers of pinned versions, one JSON line each, in a file per version and sampling settings.
+
+    Answers with log-probs have files of their own, since a kept one without cannot stand in for one with.
+    """
 
     def __init__(self, folder: Path, settings: SamplingSettings) -> None:
         self._folder = folder
-        self._name = f"t{settings.temperature:g}-m{settings.max_tokens}"
+        self._name = f"t{settings.temperature:g}-m{settings.max_tokens}" + ("-logprobs" if settings.logprobs else "")
         self._settings = settings
 
     def collect(
@@ -121,7 +124,7 @@ def _seed(key: str) -> int:
 
 
 def _read(path: Path) -> dict[str, Sample]:
-    """Kept samples by prompt. A last line that a kill cut short is passed over."""
+    """Kept samples by prompt. A last line that a kill cut short is passed over; older rows have no log-probs."""
     kept: dict[str, Sample] = {}
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -129,5 +132,6 @@ def _read(path: Path) -> dict[str, Sample]:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            kept[row["prompt"]] = Sample(row["text"], tuple(row["token_ids"]), row["finish_reason"])
+            logprobs = tuple(row.get("logprobs", ()))
+            kept[row["prompt"]] = Sample(row["text"], tuple(row["token_ids"]), row["finish_reason"], logprobs)
     return kept

@@ -24,6 +24,8 @@ T = TypeVar("T")
 _LOOK_S = 0.3
 _LOAD_LOOK_S = 0.5
 _BUSY = {429, 502, 503, 504}
+_BEHIND_USERS = 1
+"""The priority of everything asked here. Users' chat has 0, and what waits with a lower number goes first."""
 _TRIES = 4
 """How often a call is sent that ends with 500, and a version asked that was there and is not: each may pass by."""
 
@@ -39,18 +41,22 @@ class Ask:
 
 @dataclass(frozen=True)
 class SamplingSettings:
+    """`logprobs` asks for the log-prob of each sampled token too."""
+
     temperature: float
     max_tokens: int
     concurrency: int
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An answer as the engine sampled it."""
+    """An answer as the engine sampled it, with the log-prob (nats) of each token where they were asked for."""
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: str | None
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,12 +176,13 @@ class Gateway:
             "seed": ask.seed,
             "store": False,
             "return_token_ids": True,
+            "priority": _BEHIND_USERS,
+            **({"logprobs": True} if settings.logprobs else {}),
         }
         answer = await self._call(session, "POST", "/v1/chat/completions", body)
         if answer["model"] != body["model"]:
             raise GatewayRefused(f"asked {body['model']}, {answer['model']} answered: nothing can be learned of it")
-        choice = answer["choices"][0]
-        return Sample(choice["message"]["content"] or "", tuple(choice["token_ids"]), choice["finish_reason"])
+        return _sample(answer["choices"][0], with_logprobs=settings.logprobs)
 
     async def _call(
         self, session: aiohttp.ClientSession, method: str, path: str, body: Mapping[str, Any] | None
@@ -208,6 +215,18 @@ class Gateway:
     def _session(self) -> aiohttp.ClientSession:
         timeout = aiohttp.ClientTimeout(total=600, connect=10)
         return aiohttp.ClientSession(headers=self._headers, timeout=timeout)
+
+
+def _sample(choice: Mapping[str, Any], *, with_logprobs: bool) -> Sample:
+    """One choice of an answer. GatewayRefused when its tokens do not have a log-prob each, where they must."""
+    token_ids = tuple(choice["token_ids"])
+    rows = (choice.get("logprobs") or {}).get("content") or () if with_logprobs else ()
+    if with_logprobs and len(rows) != len(token_ids):
+        raise GatewayRefused(
+            f"an answer of {len(token_ids)} token ids came with {len(rows)} log-probs: nothing can be learned of it"
+        )
+    logprobs = tuple(float(row["logprob"]) for row in rows)
+    return Sample(choice["message"]["content"] or "", token_ids, choice["finish_reason"], logprobs)
 
 
 def _first(failed: BaseExceptionGroup[TrainingError]) -> TrainingError:

@@ -47,13 +47,24 @@ class _Engine:
             return "loaded"
 
 
+def logprob_at(position: int) -> float:
+    """What is said to be the log-prob of an answer's token."""
+    return -0.25 * (position + 1)
+
+
 @contextmanager
 def stand_in_gateway(
-    redis_url: str, *, answers_as: str | None = None, troubles: Sequence[int] = (404,)
+    redis_url: str,
+    *,
+    answers_as: str | None = None,
+    troubles: Sequence[int] = (404,),
+    lost_logprobs: int = 0,
+    bodies: list[dict[str, Any]] | None = None,
 ) -> Iterator[str]:
     """Yields its URL. `answers_as` makes it claim that model for every answer.
 
-    `troubles` are the status codes that each version's first requests end with, in this order.
+    `troubles` are the status codes that each version's first requests end with, in this order. Log-probs that are
+    asked for come for all tokens but the last `lost_logprobs`. `bodies` takes in what was asked.
     """
     registry = Registry(connect(redis_url), LineName("burnish"))
     tokenizer = make_tokenizer()
@@ -73,6 +84,8 @@ def stand_in_gateway(
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if self.path == "/v1/chat/completions":
+                if bodies is not None:
+                    bodies.append(body)
                 status = engine.next_trouble(body["model"].rpartition("@")[2])
                 if status is None:
                     self._say(200, self._answer(body))
@@ -90,7 +103,10 @@ def stand_in_gateway(
         def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
             text = ANSWERS[body["seed"] % len(ANSWERS)]
             ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
-            choice = {"message": {"content": text}, "token_ids": ids, "finish_reason": "stop"}
+            choice: dict[str, Any] = {"message": {"content": text}, "token_ids": ids, "finish_reason": "stop"}
+            if body.get("logprobs"):
+                kept = range(len(ids) - lost_logprobs)
+                choice["logprobs"] = {"content": [{"token": str(ids[i]), "logprob": logprob_at(i)} for i in kept]}
             return {"model": answers_as or body["model"], "choices": [choice]}
 
         def _say(self, status: int, body: dict[str, Any]) -> None:
