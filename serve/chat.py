@@ -90,7 +90,7 @@ class Completions:
             max_n=self.parts.settings.max_n,
             max_tokens=models.max_model_len if models else _ANY_LENGTH,
         )
-        asked = parse_request(raw, self.kind, limits)
+        asked = parse_request(raw, self.kind, limits, operator=caller.is_operator)
         if asked.compare_with is not None:
             asked = as_second_answer(asked, await self._first_turn(asked.compare_with, caller))
         return asked

@@ -9,7 +9,7 @@ import orjson
 
 from feedback.ids import TenantId, TurnId, UserId
 from feedback.turns import Turn, prompt_key
-from serve.errors import BadRequest, NotFound
+from serve.errors import BadRequest, Forbidden, NotFound
 from serve.fields import CHAT_FIELDS, COMPLETION_FIELDS, Field, Treatment, flag, text, whole, wrong
 
 Kind = Literal["chat", "completion"]
@@ -74,14 +74,17 @@ def cache_salt(tenant: TenantId) -> str:
     return hashlib.sha256(f"burnish cache {tenant}".encode()).hexdigest()
 
 
-def parse_request(raw: bytes, kind: Kind, limits: Limits) -> Asked:
-    """Checks a body field by field; BadRequest names the field, quotes the value and says what it must be."""
+def parse_request(raw: bytes, kind: Kind, limits: Limits, *, operator: bool = False) -> Asked:
+    """Checks a body field by field; BadRequest names the field, quotes the value and says what it must be.
+
+    Forbidden for callers who are no operators and use a field that is for operators.
+    """
     body = _body_object(raw)
     table = CHAT_FIELDS if kind == "chat" else COMPLETION_FIELDS
     given = {name: value for name, value in body.items() if value is not None}
     engine_fields = {}
     for name, value in given.items():
-        kept = _checked(name, value, table.get(name))
+        kept = _checked(name, value, table.get(name), operator=operator)
         if kept is not None:
             engine_fields[name] = kept
     tokens = given.get("max_completion_tokens", given.get("max_tokens"))
@@ -162,7 +165,7 @@ def _is_nested_beyond(most: int, value: Any) -> bool:
     return True
 
 
-def _checked(name: str, value: Any, field: Field | None) -> Any:
+def _checked(name: str, value: Any, field: Field | None, *, operator: bool) -> Any:
     """The value to send on, or None for what the engine does not get."""
     if field is None:
         raise BadRequest(f"unknown field {name[:80]!r}; leave it out", param=name[:80], code="unknown_parameter")
@@ -170,6 +173,9 @@ def _checked(name: str, value: Any, field: Field | None) -> Any:
         raise BadRequest(f"{name} is refused: {field.why}", param=name, code="unsupported_parameter")
     if field.check is not None:
         value = field.check(name, value)
+    if field.operators and value != 0 and not operator:
+        wanted = f"without the scope 'operator' it must be 0 or left out: {field.why}"
+        raise Forbidden(f"{name} is {value}; {wanted}", param=name)
     return value if field.treatment is Treatment.sent else None
 
 

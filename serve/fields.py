@@ -27,12 +27,16 @@ class Treatment(StrEnum):
 
 @dataclass(frozen=True)
 class Field:
-    """`sampling` fields make up the turn's `sampling`: what must be equal between two answers that are compared."""
+    """`sampling` fields make up the turn's `sampling`: what must be equal between two answers that are compared.
+
+    `operators` fields are 0 for all callers but operators.
+    """
 
     treatment: Treatment
     check: Check | None = None
     why: str = ""
     sampling: bool = False
+    operators: bool = False
 
 
 def wrong(name: str, value: object, wanted: str) -> BadRequest:
@@ -146,6 +150,7 @@ def _refused(why: str) -> Field:
 
 _READ = Field(Treatment.read)
 _TEMPLATE = "the prompt is made by the model's own chat template, so that training sees what serving saw"
+_PRIORITY = "0 is as urgent as users' chat, larger waits longer"
 _ENGINE_OWN = "it steers the engine itself"
 _MEDIA = "this model reads and writes text only"
 
@@ -178,6 +183,7 @@ _BOTH: dict[str, Field] = {
     "include_stop_str_in_output": _sent(flag),
     "skip_special_tokens": _sent(flag),
     "prompt_logprobs": _sent(whole(0, 5)),
+    "priority": Field(Treatment.sent, whole(0, 100), why=_PRIORITY, operators=True),
     "service_tier": _ignored("there is one tier"),
     "chat_template": _refused(_TEMPLATE),
     "chat_template_kwargs": _refused(_TEMPLATE),
@@ -188,7 +194,6 @@ _BOTH: dict[str, Field] = {
     "documents": _refused(_TEMPLATE),
     "prompt_embeds": _refused("tensors from outside are not read"),
     "cache_salt": _refused("the gateway alone keeps tenants' caches apart"),
-    "priority": _refused(_ENGINE_OWN),
     "request_id": _refused(_ENGINE_OWN),
     "session_id": _refused(_ENGINE_OWN + "; to group a conversation use metadata.session"),
     "kv_transfer_params": _refused(_ENGINE_OWN),

@@ -44,6 +44,8 @@ def arguments(engine: EngineSettings, model: Path, *, on_cpu: bool) -> list[str]
         *("--max-cpu-loras", str(max(engine.max_cpu_loras, engine.max_loras))),
         *("--max-lora-rank", str(engine.max_lora_rank)),
         *(("--lora-target-modules", *targets) if targets else ()),
+        # Without it vLLM takes requests as they come and leaves their `priority` unread.
+        *("--scheduling-policy", "priority"),
         *("--max-num-queued-reqs", str(engine.max_requests)),
         *("--shutdown-timeout", str(engine.shutdown_timeout_s)),
         # Loading adapters at run time works with one API server only.

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from feedback.ids import TenantId, TurnId, UserId
 from serve.chat_request import MAX_NESTING, Asked, Limits, as_second_answer, cache_salt, parse_request
-from serve.errors import BadRequest, NotFound
+from serve.errors import BadRequest, Forbidden, NotFound
 from serve.fields import CHAT_FIELDS, COMPLETION_FIELDS, Treatment
 from tests.feedback.makers import make_turn
 from tests.serve.conftest import ask
@@ -18,8 +18,8 @@ LIMITS = Limits(max_n=4, max_tokens=2048)
 FIRST = make_turn(id=TurnId("t1"), user=UserId("ann"), messages=({"role": "user", "content": "hi"},))
 
 
-def chat(**fields: Any) -> Asked:
-    return parse_request(orjson.dumps(ask(**fields)), "chat", LIMITS)
+def chat(*, operator: bool = False, **fields: Any) -> Asked:
+    return parse_request(orjson.dumps(ask(**fields)), "chat", LIMITS, operator=operator)
 
 
 def body_of(asked: Asked) -> dict[str, object]:
@@ -127,6 +127,34 @@ def test_ignored_fields_change_nothing() -> None:
     assert body_of(chat(service_tier="auto", verbosity="low", prompt_cache_key="k")) == body_of(chat())
 
 
+@pytest.mark.parametrize("priority", [0, 1, 100])
+def test_operators_may_say_how_long_a_request_can_wait(priority: int) -> None:
+    asked = chat(priority=priority, temperature=0.5, operator=True)
+    assert body_of(asked)["priority"] == priority
+    assert asked.sampling == {"temperature": 0.5}, "compared answers may differ in it"
+
+
+def test_a_priority_that_nobody_gave_is_not_sent() -> None:
+    assert "priority" not in body_of(chat(operator=True))
+    assert "priority" not in body_of(chat(priority=None))
+
+
+def test_callers_who_are_no_operators_have_the_users_priority() -> None:
+    assert body_of(chat(priority=0))["priority"] == 0
+    with pytest.raises(Forbidden) as refused:
+        chat(priority=1)
+    assert refused.value.param == "priority"
+    assert "priority is 1; without the scope 'operator' it must be 0" in refused.value.message
+
+
+@pytest.mark.parametrize("priority", [-1, 101, 1.0, True, "1", [1]])
+@pytest.mark.parametrize("operator", [True, False])
+def test_a_priority_is_a_whole_number_from_0_to_100(priority: Any, operator: bool) -> None:
+    with pytest.raises(BadRequest, match="a whole number from 0 to 100") as refused:
+        chat(priority=priority, operator=operator)
+    assert refused.value.param == "priority"
+
+
 Values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -143,8 +171,9 @@ def test_any_body_is_either_refused_or_safe(fields: dict[str, object]) -> None:
         return
     try:
         asked = parse_request(raw, "chat", LIMITS)
-    except BadRequest:
+    except (BadRequest, Forbidden):
         return
+    assert asked.engine_fields.get("priority", 0) == 0
     assert 1 <= asked.n <= LIMITS.max_n
     assert asked.engine_fields.keys() <= {n for n, f in CHAT_FIELDS.items() if f.treatment is Treatment.sent} | {
         "max_tokens"
@@ -175,6 +204,13 @@ def test_a_second_answer_to_another_prompt_or_otherwise_sampled_is_400(fields: d
     with pytest.raises(BadRequest) as refused:
         as_second_answer(chat(**fields), first)
     assert refused.value.param == param
+
+
+def test_a_second_answer_may_wait_longer_than_the_first() -> None:
+    first = FIRST.model_copy(update={"sampling": {"temperature": 0.7}})
+    second = as_second_answer(chat(priority=3, operator=True), first)
+    assert second.sampling == {"temperature": 0.7}
+    assert body_of(second)["priority"] == 3
 
 
 def test_a_second_answer_to_another_persons_turn_is_404() -> None:

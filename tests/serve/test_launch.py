@@ -59,6 +59,11 @@ def test_lengths_are_ours_on_the_cpu_and_the_models_own_elsewhere(
         assert (value_of(option, given) if option in given else None) == wanted
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_requests_are_taken_by_priority(on_cpu: bool) -> None:
+    assert value_of("--scheduling-policy", arguments(EngineSettings(), MODEL, on_cpu=on_cpu)) == "priority"
+
+
 def test_target_modules_are_given_one_by_one_or_not_at_all() -> None:
     given = arguments(EngineSettings(target_modules="q_proj, lm_head"), MODEL, on_cpu=True)
     first = given.index("--lora-target-modules") + 1

@@ -52,9 +52,8 @@ class _Engine:
             return "loaded"
 
 
-def sampled(body: dict[str, Any], sampler: Sampler | None) -> dict[str, Any]:
+def sampled(body: dict[str, Any], sampler: Sampler) -> dict[str, Any]:
     """A choice with the log-probs of its tokens."""
-    assert sampler is not None, "this stand-in cannot sample"
     assert (body["temperature"], body["priority"]) == (1.0, 1)
     found = sampler(body["model"].rpartition("@")[2], body["messages"], body["seed"], body["max_tokens"])
     return {
@@ -65,6 +64,11 @@ def sampled(body: dict[str, Any], sampler: Sampler | None) -> dict[str, Any]:
     }
 
 
+def logprob_at(position: int) -> float:
+    """What is said to be the log-prob of an answer's token."""
+    return -0.25 * (position + 1)
+
+
 @contextmanager
 def stand_in_gateway(
     redis_url: str,
@@ -72,12 +76,14 @@ def stand_in_gateway(
     answers_as: str | None = None,
     troubles: Sequence[int] = (404,),
     sampler: Sampler | None = None,
+    lost_logprobs: int = 0,
+    bodies: list[dict[str, Any]] | None = None,
 ) -> Iterator[str]:
     """Yields its URL. `answers_as` makes it claim that model for every answer.
 
-    `sampler` answers those who want log-probs; the others get a sentence by their seed.
-
-    `troubles` are the status codes that each version's first requests end with, in this order.
+    `sampler` answers those who want log-probs; everybody else, and all where there is none, get a sentence by their
+    seed. `troubles` are the status codes that each version's first requests end with, in this order. Log-probs that
+    are asked for come for all tokens but the last `lost_logprobs`. `bodies` takes in what was asked.
     """
     registry = Registry(connect(redis_url), LineName("burnish"))
     tokenizer = make_tokenizer()
@@ -97,6 +103,8 @@ def stand_in_gateway(
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if self.path == "/v1/chat/completions":
+                if bodies is not None:
+                    bodies.append(body)
                 status = engine.next_trouble(body["model"].rpartition("@")[2])
                 if status is None:
                     self._say(200, self._answer(body))
@@ -112,11 +120,14 @@ def stand_in_gateway(
             self._say(200, {"live": view.live, "previous": view.previous, "epoch": view.epoch})
 
         def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
-            if body.get("logprobs"):
+            if sampler is not None and body.get("logprobs"):
                 return {"model": body["model"], "choices": [sampled(body, sampler)]}
             text = ANSWERS[body["seed"] % len(ANSWERS)]
             ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
-            choice = {"message": {"content": text}, "token_ids": ids, "finish_reason": "stop"}
+            choice: dict[str, Any] = {"message": {"content": text}, "token_ids": ids, "finish_reason": "stop"}
+            if body.get("logprobs"):
+                kept = range(len(ids) - lost_logprobs)
+                choice["logprobs"] = {"content": [{"token": str(ids[i]), "logprob": logprob_at(i)} for i in kept]}
             return {"model": answers_as or body["model"], "choices": [choice]}
 
         def _say(self, status: int, body: dict[str, Any]) -> None:

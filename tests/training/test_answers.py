@@ -1,21 +1,24 @@
 """Sampling through the gateway: pinned versions, kept answers, what is asked again and what is not."""
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from feedback.connection import connect
 from feedback.ids import BASE_VERSION, LineName, Version
 from feedback.registry import Registry
-from tests.training.stand_in_gateway import stand_in_gateway
+from tests.training.stand_in_gateway import logprob_at, stand_in_gateway
 from training.answers import Question, SampleStore
 from training.errors import GatewayRefused, GatewayUnavailable, NotThere, Stopped
 from training.gateway import Ask, Gateway, Patience, Sample, SamplingSettings
 
 LINE = LineName("burnish")
 SETTINGS = SamplingSettings(temperature=0.7, max_tokens=32, concurrency=4)
+WITH_LOGPROBS = replace(SETTINGS, logprobs=True)
 QUESTIONS = [Question(({"role": "user", "content": f"Question {n}"},)) for n in range(10)]
 
 
@@ -113,8 +116,68 @@ def test_an_engine_that_loses_a_version_and_gets_it_back_is_waited_for(
     assert all(sample.text for sample in found)
 
 
-def ask_once(url: str) -> None:
-    make_gateway(url).sample([Ask(BASE_VERSION, QUESTIONS[0].prompt, seed=1)], SETTINGS, lambda place, sample: None)
+def ask_once(url: str, settings: SamplingSettings = SETTINGS) -> Sample:
+    taken: dict[int, Sample] = {}
+    make_gateway(url).sample([Ask(BASE_VERSION, QUESTIONS[0].prompt, seed=1)], settings, taken.__setitem__)
+    return taken[0]
+
+
+def test_every_request_waits_behind_users_chat(redis_url: str) -> None:
+    Registry(connect(redis_url), LINE).ensure_base("ba5e")
+    bodies: list[dict[str, Any]] = []
+    with stand_in_gateway(redis_url, troubles=(404, 500), bodies=bodies) as url:
+        ask_once(url)
+    assert [body["priority"] for body in bodies] == [1, 1, 1]
+
+
+def test_logprobs_come_one_a_token_and_only_when_asked_for(redis_url: str) -> None:
+    bodies: list[dict[str, Any]] = []
+    with stand_in_gateway(redis_url, troubles=(), bodies=bodies) as url:
+        without, sample = ask_once(url), ask_once(url, WITH_LOGPROBS)
+    assert "logprobs" not in bodies[0]
+    assert bodies[1]["logprobs"] is True
+    assert without.logprobs == ()
+    assert sample.logprobs == tuple(logprob_at(i) for i in range(len(sample.token_ids)))
+    assert replace(sample, logprobs=()) == without
+
+
+@pytest.mark.parametrize("lost", [1, 99])
+def test_an_answer_that_lacks_logprobs_is_refused_with_both_counts(redis_url: str, lost: int) -> None:
+    with stand_in_gateway(redis_url, troubles=(), lost_logprobs=lost) as url:
+        n_tokens = len(ask_once(url).token_ids)
+        wanted = f"{n_tokens} token ids came with {max(0, n_tokens - lost)} log-probs"
+        with pytest.raises(GatewayRefused, match=wanted):
+            ask_once(url, WITH_LOGPROBS)
+
+
+def test_logprobs_are_kept_and_asked_for_anew_where_only_answers_are_kept(redis_url: str, tmp_path: Path) -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def collect(settings: SamplingSettings) -> list[Sample]:
+        return SampleStore(tmp_path, settings).collect(make_gateway(url), BASE_VERSION, QUESTIONS, ignore)
+
+    with stand_in_gateway(redis_url, troubles=(), bodies=bodies) as url:
+        without = collect(SETTINGS)
+        first = collect(WITH_LOGPROBS)
+        assert len(bodies) == 2 * len(QUESTIONS)
+        assert (collect(WITH_LOGPROBS), collect(SETTINGS)) == (first, without)
+    assert len(bodies) == 2 * len(QUESTIONS)
+    assert all(len(sample.logprobs) == len(sample.token_ids) for sample in first)
+    assert not any(sample.logprobs for sample in without)
+
+
+def test_rows_that_were_kept_before_there_were_logprobs_are_read(redis_url: str, tmp_path: Path) -> None:
+    bodies: list[dict[str, Any]] = []
+    with stand_in_gateway(redis_url, troubles=(), bodies=bodies) as url:
+        store = SampleStore(tmp_path, SETTINGS)
+        first = store.collect(make_gateway(url), BASE_VERSION, QUESTIONS, ignore)
+        [kept] = tmp_path.iterdir()
+        rows = [json.loads(line) for line in kept.read_text().splitlines() if line]
+        old = [{k: v for k, v in row.items() if k != "logprobs"} for row in rows]
+        assert kept.name == "v0000-base-t0.7-m32.jsonl"
+        kept.write_text("\n".join(json.dumps(row) for row in old))
+        assert store.collect(make_gateway(url), BASE_VERSION, QUESTIONS, ignore) == first
+    assert len(bodies) == len(QUESTIONS), "nothing is asked again"
 
 
 def test_a_version_that_is_said_to_be_loaded_and_never_found_is_given_up(redis_url: str) -> None:

@@ -94,9 +94,10 @@ def test_a_trained_adapter_is_taken_by_the_gateway_sampled_from_and_goes_live(
     prompt: Prompt = ({"role": "user", "content": "What is tea?"},)
     answers: dict[int, Sample] = {}
     asks = [Ask(version, prompt, seed=5) for version in (BASE_VERSION, made.version)]
-    client.sample(asks, SamplingSettings(0.7, 24, 2), answers.__setitem__)
+    client.sample(asks, SamplingSettings(0.7, 24, 2, logprobs=True), answers.__setitem__)
     assert len(answers) == 2
     assert all(1 <= len(sample.token_ids) <= 24 for sample in answers.values())
+    assert all(len(sample.logprobs) == len(sample.token_ids) for sample in answers.values())
     client.promote(made.version, "it works")
     assert answered_turn(gateway, CHATS[0], max_tokens=2).version == made.version
 
