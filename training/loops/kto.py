@@ -15,6 +15,7 @@ from training.loops.reference import reference_sums
 from training.loops.steps import POLICY, Run, Watch, plan_steps, train
 from training.losses.kto import kto, mismatched_kl
 from training.model import SharedBase
+from training.tokens import TokenIds
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,29 @@ def train_kto(
 
 
 def pack_thumbs(thumbs: Sequence[TokenAnswer], recipe: KtoRecipe) -> list[ThumbPass]:
-    """Thumbs in passes of at most `pass_tokens`, each with the answer of the thumb before it as its stray."""
-    strays = [Item(thumb.prompt, (thumbs[i - 1].answer,)) for i, thumb in enumerate(thumbs)]
+    """Thumbs in passes of at most `pass_tokens`, each with its stray."""
+    strays = make_strays(thumbs)
     longest = [max(thumb.item.n_tokens, stray.n_tokens) for thumb, stray in zip(thumbs, strays, strict=True)]
     return [
         make_thumb_pass([thumbs[i] for i in group], [strays[i] for i in group])
         for group in pack(longest, recipe.pass_tokens, recipe.batch_thumbs)
     ]
+
+
+def make_strays(thumbs: Sequence[TokenAnswer]) -> list[Item]:
+    """Every thumb's prompt with an answer to another prompt, each answer once: that of the thumb before it where all
+    prompts differ.
+
+    Thumbs of one prompt are laid together, and the answers move on by the largest such group: both sides of a
+    comparison would else stray to each other. Where one prompt has more than half the thumbs, some stay with it.
+    """
+    by_prompt: dict[TokenIds, list[int]] = {}
+    for i, thumb in enumerate(thumbs):
+        by_prompt.setdefault(thumb.prompt, []).append(i)
+    order = [i for group in by_prompt.values() for i in group]
+    shift = max(map(len, by_prompt.values()), default=0)
+    taken = {i: thumbs[order[place - shift]].answer for place, i in enumerate(order)}
+    return [Item(thumb.prompt, (taken[i],)) for i, thumb in enumerate(thumbs)]
 
 
 def make_thumb_pass(thumbs: Sequence[TokenAnswer], strays: Sequence[Item]) -> ThumbPass:
