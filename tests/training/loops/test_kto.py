@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from tests.training.loops.notes import Notes, same
+from tests.training.loops.positions import moved_positions
 from tests.training.tiny import make_kto_recipe, make_thumbs
 from training.algorithms import KtoRecipe
 from training.batches import Item
 from training.errors import Stopped
-from training.loops.kto import make_strays, pack_thumbs, train_kto
+from training.loops.kto import learn_pass, make_strays, pack_thumbs, stray_ratios, train_kto, with_reference
 from training.loops.steps import POLICY
-from training.model import SharedBase
+from training.losses.kto import mismatched_kl
+from training.model import FP32, SharedBase
 from training.tokens import ChatTokens
 
 
@@ -33,6 +35,22 @@ def test_the_first_loss_is_a_half_and_good_answers_rise_above_bad_ones(
     assert notes.points[-1]["loss"] < 0.4
     assert notes.points[-1]["margin"] > 1
     assert all(point["kl"] >= 0 for point in notes.points)
+
+
+def test_the_loss_sends_no_gradient_through_positions_that_predict_no_answer_token(
+    tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path
+) -> None:
+    base = SharedBase(tiny_model, torch.device("cpu"), FP32)
+    recipe = make_kto_recipe(nll_weight=0.5, pass_tokens=10_000, batch_thumbs=20)
+    packed = pack_thumbs(make_thumbs(tiny_tokens), recipe)
+    (each,) = with_reference(base, packed, tmp_path, "run", Notes().watch())
+    base.add_adapter(POLICY, recipe.adapter, seed=0)
+
+    def learn() -> None:
+        kl = mismatched_kl(stray_ratios(base, each))
+        learn_pass(base, each, recipe, kl, total_weight=12.0)
+
+    assert moved_positions(learn) == sorted(each.batch.rows_S.tolist())
 
 
 @pytest.mark.parametrize("stop_at", [0, 3, 9])
