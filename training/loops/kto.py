@@ -15,6 +15,7 @@ from training.loops.reference import reference_sums
 from training.loops.steps import POLICY, Run, Watch, plan_steps, train
 from training.losses.kto import kto, mismatched_kl
 from training.model import SharedBase
+from training.tokens import TokenIds
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def train_kto(
     run = Run(name, folder, recipe.optimizer, recipe.seed, every_s)
     passes = pack_thumbs(thumbs, recipe)
     ahead = 2 / (2 + 4 * recipe.epochs)  # two forward passes, against two and a backward one in every epoch
-    passes = _with_reference(model, passes, folder, name, watch.between(0, ahead))
+    passes = with_reference(model, passes, folder, name, watch.between(0, ahead))
 
     model.add_adapter(POLICY, recipe.adapter, seed=recipe.seed)
     plan = plan_steps(
@@ -76,24 +77,13 @@ def train_kto(
         strays = []
         for each in parts:
             watch.check(f"before step {number + 1} of {len(plan)}")
-            with torch.no_grad(), model.policy(POLICY):
-                sums_N = each.stray_batch.sum_answers(model.logprobs(each.stray_batch).cpu())
-            strays.append(sums_N - each.stray_reference_N)
+            strays.append(stray_ratios(model, each))
         kl = mismatched_kl(torch.cat(strays))
         total_weight = sum(float(weights(each, recipe).sum()) for each in parts)
         seen: list[dict[str, Tensor]] = []
         for each in parts:
             watch.check(f"before step {number + 1} of {len(plan)}")
-            with model.policy(POLICY):
-                sums_N = each.batch.sum_answers(model.logprobs(each.batch).cpu())
-            up_N, weights_N = ups(each), weights(each, recipe)
-            kto_N = kto(sums_N - each.reference_N, kl, up_N, recipe.beta)
-            nll_N = -up_N * sums_N / each.batch.lengths()
-            loss_N = kto_N + recipe.nll_weight * nll_N
-            ((weights_N * loss_N).sum() / total_weight).backward()
-            found = {"loss": weights_N * loss_N, "up": up_N, "logprob": sums_N, "ratio": sums_N - each.reference_N}
-            found |= {"nll": nll_N, "tokens": each.batch.lengths()}
-            seen.append({key: value.detach() for key, value in found.items()})
+            seen.append(learn_pass(model, each, recipe, kl, total_weight))
         values = {key: torch.cat([part[key] for part in seen]) for key in seen[0]}
         up_N = values["up"] == 1
         return {
@@ -111,14 +101,56 @@ def train_kto(
     train(model.parameters(POLICY), len(plan), learn, run, watch.between(ahead, 1))
 
 
+def stray_ratios(model: SharedBase, each: ThumbPass) -> Tensor:
+    """[N] log-ratios of POLICY to the reference on the strays, of which z₀ is estimated; without a gradient."""
+    with torch.no_grad(), model.policy(POLICY):
+        sums_N = each.stray_batch.sum_answers(model.logprobs(each.stray_batch).cpu())
+    return sums_N - each.stray_reference_N
+
+
+def learn_pass(
+    model: SharedBase, each: ThumbPass, recipe: KtoRecipe, kl: Tensor, total_weight: float
+) -> dict[str, Tensor]:
+    """Add the gradients of one pass to POLICY's, and return [N] what a curve point is made of.
+
+    `kl` is the step's z₀, `total_weight` the weight of all its thumbs: a step's loss is their weighted mean.
+    """
+    with model.policy(POLICY):
+        sums_N = each.batch.sum_answers(model.logprobs(each.batch).cpu())
+    up_N, weights_N = ups(each), weights(each, recipe)
+    kto_N = kto(sums_N - each.reference_N, kl, up_N, recipe.beta)
+    nll_N = -up_N * sums_N / each.batch.lengths()
+    loss_N = kto_N + recipe.nll_weight * nll_N
+    ((weights_N * loss_N).sum() / total_weight).backward()
+    found = {"loss": weights_N * loss_N, "up": up_N, "logprob": sums_N, "ratio": sums_N - each.reference_N}
+    found |= {"nll": nll_N, "tokens": each.batch.lengths()}
+    return {key: value.detach() for key, value in found.items()}
+
+
 def pack_thumbs(thumbs: Sequence[TokenAnswer], recipe: KtoRecipe) -> list[ThumbPass]:
-    """Thumbs in passes of at most `pass_tokens`, each with the answer of the thumb before it as its stray."""
-    strays = [Item(thumb.prompt, (thumbs[i - 1].answer,)) for i, thumb in enumerate(thumbs)]
+    """Thumbs in passes of at most `pass_tokens`, each with its stray."""
+    strays = make_strays(thumbs)
     longest = [max(thumb.item.n_tokens, stray.n_tokens) for thumb, stray in zip(thumbs, strays, strict=True)]
     return [
         make_thumb_pass([thumbs[i] for i in group], [strays[i] for i in group])
         for group in pack(longest, recipe.pass_tokens, recipe.batch_thumbs)
     ]
+
+
+def make_strays(thumbs: Sequence[TokenAnswer]) -> list[Item]:
+    """Every thumb's prompt with an answer to another prompt, each answer once: that of the thumb before it where all
+    prompts differ.
+
+    Thumbs of one prompt are laid together, and the answers move on by the largest such group: both sides of a
+    comparison would else stray to each other. Where one prompt has more than half the thumbs, some stay with it.
+    """
+    by_prompt: dict[TokenIds, list[int]] = {}
+    for i, thumb in enumerate(thumbs):
+        by_prompt.setdefault(thumb.prompt, []).append(i)
+    order = [i for group in by_prompt.values() for i in group]
+    shift = max(map(len, by_prompt.values()), default=0)
+    taken = {i: thumbs[order[place - shift]].answer for place, i in enumerate(order)}
+    return [Item(thumb.prompt, (taken[i],)) for i, thumb in enumerate(thumbs)]
 
 
 def make_thumb_pass(thumbs: Sequence[TokenAnswer], strays: Sequence[Item]) -> ThumbPass:
@@ -140,9 +172,10 @@ def weights(each: ThumbPass, recipe: KtoRecipe) -> Tensor:
     )
 
 
-def _with_reference(
+def with_reference(
     model: SharedBase, passes: Sequence[ThumbPass], folder: Path, name: str, watch: Watch
 ) -> list[ThumbPass]:
+    """The passes with what the reference gives their answers and strays, from the run's caches where they are there."""
     own = reference_sums(
         model, [each.batch for each in passes], folder / "reference.safetensors", name, watch.between(0, 0.5)
     )

@@ -91,19 +91,29 @@ def train_member(
         seen: list[dict[str, Tensor]] = []
         for each in (part for i in step.passes for part in (halves(passes[i], heads) if smaller else [passes[i]])):
             watch.check(f"before step {step_number + 1} of {len(plan)}")
-            rewards_NK = share(recipe) * model.values(name, each.batch).cpu()
-            chosen_P, rejected_P = own_head(rewards_NK, each.head_P)
-            loss_P = bradley_terry(chosen_P, rejected_P, each.margin_P + recipe.margin, each.label_P)
-            loss_P = loss_P + recipe.centring * centring(chosen_P, rejected_P)
-            ((each.weights_P * loss_P).sum() / total_weight).backward()
-            told = {"weight": each.weights_P, "loss": loss_P, "chosen": chosen_P, "rejected": rejected_P}
-            seen.append({key: value.detach() for key, value in told.items()})
+            seen.append(learn_pass(model, name, each, recipe, total_weight))
         values = {key: torch.cat([part[key] for part in seen]) for key in seen[0]}
         return {"member": number, "epoch": step.epoch + 1, **summary(values)}
 
     parameters = {**model.parameters(name), **model.head_parameters(name)}
     run = Run(run_digest(readings, recipe, number), folder / name, recipe.optimizer, seed, every_s)
     train(parameters, len(plan), learn, run, watch)
+
+
+def learn_pass(
+    model: SharedBase, name: str, each: RewardPass, recipe: AnyRewardRecipe, total_weight: float
+) -> dict[str, Tensor]:
+    """Add the gradients of one pass to those of adapter `name` and its head, and return [P] what a point is made of.
+
+    `total_weight` is the weight of all pairs of the step: a step's loss is their weighted mean.
+    """
+    rewards_NK = share(recipe) * model.values(name, each.batch).cpu()
+    chosen_P, rejected_P = own_head(rewards_NK, each.head_P)
+    loss_P = bradley_terry(chosen_P, rejected_P, each.margin_P + recipe.margin, each.label_P)
+    loss_P = loss_P + recipe.centring * centring(chosen_P, rejected_P)
+    ((each.weights_P * loss_P).sum() / total_weight).backward()
+    told = {"weight": each.weights_P, "loss": loss_P, "chosen": chosen_P, "rejected": rejected_P}
+    return {key: value.detach() for key, value in told.items()}
 
 
 def check_every_head_learns(readings: Sequence[Reading], heads: Sequence[str]) -> None:

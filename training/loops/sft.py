@@ -68,14 +68,23 @@ def train_sft(
         loss, tokens, answers = 0.0, 0, 0
         for each in parts:
             watch.check(f"before step {number + 1} of {len(plan)}")
-            with model.policy(POLICY):
-                logprobs_S = model.logprobs(each.batch).cpu()
-            part = -(each.weights * logprobs_S).sum() / total_weight
-            part.backward()
-            loss, tokens, answers = loss + part.item(), tokens + len(logprobs_S), answers + len(each.answers)
+            loss += learn_pass(model, each, total_weight)
+            tokens, answers = tokens + len(each.batch.targets_S), answers + len(each.answers)
         return {"epoch": step.epoch + 1, "examples": answers, "loss": loss, "answer_tokens": tokens / answers}
 
     train(model.parameters(POLICY), len(plan), learn, run, watch)
+
+
+def learn_pass(model: SharedBase, each: AnswerPass, total_weight: float) -> float:
+    """Add the gradients of one pass to POLICY's, and return its part of the step's loss.
+
+    `total_weight` is the weight of all tokens of the step: a step's loss is their weighted mean.
+    """
+    with model.policy(POLICY):
+        logprobs_S = model.logprobs(each.batch).cpu()
+    part = -(each.weights * logprobs_S).sum() / total_weight
+    part.backward()
+    return part.item()
 
 
 def mix(

@@ -1,17 +1,21 @@
 """The KTO loop on a tiny model: first loss, what it learns, resumption bit for bit, strays."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.training.loops.notes import Notes, same
+from tests.training.loops.positions import moved_positions
 from tests.training.tiny import make_kto_recipe, make_thumbs
 from training.algorithms import KtoRecipe
+from training.batches import Item
 from training.errors import Stopped
-from training.loops.kto import pack_thumbs, train_kto
+from training.loops.kto import learn_pass, make_strays, pack_thumbs, stray_ratios, train_kto, with_reference
 from training.loops.steps import POLICY
-from training.model import SharedBase
+from training.losses.kto import mismatched_kl
+from training.model import FP32, SharedBase
 from training.tokens import ChatTokens
 
 
@@ -33,6 +37,22 @@ def test_the_first_loss_is_a_half_and_good_answers_rise_above_bad_ones(
     assert all(point["kl"] >= 0 for point in notes.points)
 
 
+def test_the_loss_sends_no_gradient_through_positions_that_predict_no_answer_token(
+    tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path
+) -> None:
+    base = SharedBase(tiny_model, torch.device("cpu"), FP32)
+    recipe = make_kto_recipe(nll_weight=0.5, pass_tokens=10_000, batch_thumbs=20)
+    packed = pack_thumbs(make_thumbs(tiny_tokens), recipe)
+    (each,) = with_reference(base, packed, tmp_path, "run", Notes().watch())
+    base.add_adapter(POLICY, recipe.adapter, seed=0)
+
+    def learn() -> None:
+        kl = mismatched_kl(stray_ratios(base, each))
+        learn_pass(base, each, recipe, kl, total_weight=12.0)
+
+    assert moved_positions(learn) == sorted(each.batch.rows_S.tolist())
+
+
 @pytest.mark.parametrize("stop_at", [0, 3, 9])
 def test_a_stopped_run_ends_with_the_same_adapter_as_an_unbroken_one(
     tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path, stop_at: int
@@ -45,12 +65,32 @@ def test_a_stopped_run_ends_with_the_same_adapter_as_an_unbroken_one(
     assert same(train(tiny_model, tiny_tokens, tmp_path / "broken", recipe, Notes()), unbroken)
 
 
-def test_a_stray_is_another_prompts_answer(tiny_tokens: ChatTokens) -> None:
+def test_every_answer_strays_once_and_to_another_prompt(tiny_tokens: ChatTokens) -> None:
+    # Both sides of a pair lie next to each other, and three prompts come twice; no two answers are the same.
+    thumbs = [replace(thumb, answer=(*thumb.answer, i)) for i, thumb in enumerate(make_thumbs(tiny_tokens))]
+    strays = make_strays(thumbs)
+    assert [stray.prompt for stray in strays] == [thumb.prompt for thumb in thumbs]
+    assert sorted(stray.answers[0] for stray in strays) == sorted(thumb.answer for thumb in thumbs)
+    own = {(thumb.prompt, thumb.answer) for thumb in thumbs}
+    assert not own & {(stray.prompt, stray.answers[0]) for stray in strays}
+
+
+def test_where_all_prompts_differ_a_stray_is_the_answer_of_the_thumb_before(tiny_tokens: ChatTokens) -> None:
+    thumbs = [replace(thumb, prompt=(*thumb.prompt, i)) for i, thumb in enumerate(make_thumbs(tiny_tokens))]
+    assert make_strays(thumbs) == [Item(thumb.prompt, (thumbs[i - 1].answer,)) for i, thumb in enumerate(thumbs)]
+
+
+@pytest.mark.parametrize("n_thumbs", [0, 1, 5])
+def test_answers_to_one_prompt_alone_stray_among_themselves(tiny_tokens: ChatTokens, n_thumbs: int) -> None:
+    thumbs = [replace(thumb, prompt=(1, 2)) for thumb in make_thumbs(tiny_tokens)[:n_thumbs]]
+    assert sorted(stray.answers[0] for stray in make_strays(thumbs)) == sorted(thumb.answer for thumb in thumbs)
+
+
+def test_a_pass_keeps_its_thumbs_and_their_strays_together(tiny_tokens: ChatTokens) -> None:
     thumbs = make_thumbs(tiny_tokens)
+    strays = make_strays(thumbs)
     for each in pack_thumbs(thumbs, make_kto_recipe()):
-        for thumb, stray in zip(each.thumbs, each.strays, strict=True):
-            assert stray.prompt == thumb.prompt
-            assert stray.answers == (thumbs[thumbs.index(thumb) - 1].answer,)
+        assert list(each.strays) == [strays[thumbs.index(thumb)] for thumb in each.thumbs]
 
 
 def test_a_pass_in_halves_scores_the_same_answers(tiny_model: Path, tiny_tokens: ChatTokens) -> None:

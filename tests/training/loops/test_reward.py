@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.loops.test_preference import Notes, same
+from tests.training.loops.notes import Notes, same
+from tests.training.loops.positions import moved_positions
 from tests.training.tiny import make_pairs, make_reward_recipe
 from training.algorithms import AnyRewardRecipe
 from training.curate import TokenPair
 from training.errors import Diverged, Stopped, TooFewPairs
-from training.loops.reward import check_every_head_learns, halves, make_reward_pass, own_head, train_reward
+from training.loops.reward import (
+    check_every_head_learns,
+    halves,
+    learn_pass,
+    make_reward_pass,
+    own_head,
+    train_reward,
+)
 from training.model import FP32, SharedBase
 from training.reading import read_pairs, share
 from training.tokens import ChatTokens
@@ -117,6 +125,19 @@ def test_a_head_that_no_pair_teaches_is_refused(tiny_tokens: ChatTokens) -> None
     recipe = make_reward_recipe(heads=["overall", "harmless"])
     with pytest.raises(TooFewPairs, match="harmless"):
         check_every_head_learns(read_pairs(make_pairs(tiny_tokens), recipe, tiny_tokens), recipe.heads)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_sends_its_gradient_through_the_last_tokens_alone(
+    tiny_model: Path, tiny_tokens: ChatTokens, kind: str
+) -> None:
+    recipe = make_reward_recipe(algorithm=kind)
+    base = SharedBase(tiny_model, torch.device("cpu"), FP32)
+    base.add_adapter("member", recipe.adapter, seed=0)
+    base.add_head("member", 1, seed=0)
+    each = make_reward_pass(read_pairs(make_pairs(tiny_tokens, 3), recipe, tiny_tokens), ("overall",))
+    moved = moved_positions(lambda: learn_pass(base, "member", each, recipe, total_weight=4.0))
+    assert moved == sorted(each.batch.ends().tolist())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from tests.training.loops.notes import Notes, same
+from tests.training.loops.positions import moved_positions
 from tests.training.tiny import make_demonstrations, make_sft_recipe
 from training.algorithms import SftRecipe
 from training.curate import TokenAnswer
 from training.errors import Stopped
-from training.loops.sft import make_answer_pass, mix, pack_answers, sources, train_sft
+from training.loops.sft import learn_pass, make_answer_pass, mix, pack_answers, sources, train_sft
 from training.loops.steps import POLICY
 from training.model import FP32, SharedBase
 from training.tokens import ChatTokens
@@ -33,6 +34,16 @@ def test_the_loss_begins_at_the_bases_own_and_falls(tiny_model: Path, tiny_token
         expected = -torch.cat([base.logprobs(make_answer_pass([each]).batch) for each in shown]).mean()
     assert notes.points[0]["loss"] == pytest.approx(expected.item(), abs=0.05)
     assert notes.points[-1]["loss"] < 0.7 * notes.points[0]["loss"]
+
+
+def test_the_loss_sends_no_gradient_through_positions_that_predict_no_answer_token(
+    tiny_model: Path, tiny_tokens: ChatTokens
+) -> None:
+    base = SharedBase(tiny_model, torch.device("cpu"), FP32)
+    base.add_adapter(POLICY, make_sft_recipe().adapter, seed=0)
+    each = make_answer_pass(make_demonstrations(tiny_tokens))
+    moved = moved_positions(lambda: learn_pass(base, each, float(each.weights.sum())))
+    assert moved == sorted(each.batch.rows_S.tolist())
 
 
 def test_a_stopped_run_ends_with_the_same_adapter_as_an_unbroken_one(

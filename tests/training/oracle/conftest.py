@@ -1,0 +1,21 @@
+"""Fixtures of the comparisons with TRL."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from tests.services import missing
+from tests.training.oracle.compare import Setting, moved_state
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _trl_is_installed() -> None:
+    if importlib.util.find_spec("trl") is None:
+        missing("TRL is not installed: run `make setup`")
+
+
+@pytest.fixture
+def setting(tiny_model: Path, tmp_path: Path) -> Setting:
+    """An adapter that has moved away from its start."""
+    return Setting(tiny_model, moved_state(tiny_model, seed=7), tmp_path)
