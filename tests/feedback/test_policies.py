@@ -130,3 +130,16 @@ def test_an_operator_can_pin_what_is_being_judged_and_nobody_else_can(state: Pol
 def test_a_model_id_that_names_none_is_refused_with_its_name(model: str) -> None:
     with pytest.raises(UnknownPolicy, match=repr(model)):
         resolve(make_view(S.retired, S.live, S.draft, lives=(0, 1)), model)
+
+
+def test_a_rollout_answers_operators_by_its_whole_version_and_moves_nowhere() -> None:
+    view = make_view(S.live, S.rollout)
+    rollout = view.policies[list(view.policies)[1]]
+    assert resolve(view, f"burnish@{rollout.version}", operator=True) == rollout
+    for model, operator in (("burnish@v0001", True), (f"burnish@{rollout.version}", False)):
+        with pytest.raises(UnknownPolicy):
+            resolve(view, model, operator=operator)
+    assert not MOVES[S.rollout]
+    for move in (policies.promote, policies.withdraw):
+        with pytest.raises(MoveRefused):
+            move(view, rollout.version, WHO)

@@ -55,22 +55,26 @@ def claimed(jobs: JobStore, lease_s: float = 60, **overrides: Any) -> Claim:
 
 
 def draft(registry: Registry, claim: Claim) -> Policy:
+    policy = trained(registry, claim, "d" * 64)
+    registry.add_draft(claim, policy)
+    return policy
+
+
+def trained(registry: Registry, claim: Claim, digest: str) -> Policy:
     counter = registry.reserve(claim)
-    version = version_name(counter, "d" * 64)
-    policy = Policy(
+    version = version_name(counter, digest)
+    return Policy(
         version=version,
         counter=counter,
         state=PolicyState.draft,
         parent=BASE_VERSION,
         base_digest="b" * 64,
         adapter=version,
-        digest="d" * 64,
+        digest=digest,
         rank=16,
         job_id=claim.job_id,
         created_at=time.time(),
     )
-    registry.add_draft(claim, policy)
-    return policy
 
 
 def test_the_base_is_live_from_the_start_and_another_base_is_refused(
@@ -271,3 +275,34 @@ def test_progress_and_curves_can_be_read_while_it_runs_and_a_repeated_step_stand
     assert jobs.claim(claim.job_id, worker="w", lease_s=1) is None
     assert jobs.recent()[0].version == version_name(1, "d" * 64)
     assert jobs.snapshot_ordinal() == 2
+
+
+def test_a_jobs_rollouts_come_one_after_another_and_make_room_for_its_draft(registry: Registry, jobs: JobStore) -> None:
+    one, other = claimed(jobs), claimed(jobs, code_version="2")
+    rounds = [trained(registry, one, letter * 64) for letter in "123"]
+    foreign = trained(registry, other, "f" * 64)
+    registry.enter_rollout(other, foreign, keep=0)
+    for number, each in enumerate(rounds):
+        registry.enter_rollout(one, each, keep=1)
+        again = registry.enter_rollout(one, each, keep=1)
+        there = [policy.version for policy in again.policies.values() if policy.job_id == one.job_id]
+        assert sorted(there) == sorted(policy.version for policy in rounds[max(0, number - 1) : number + 1])
+    assert registry.policy(rounds[2].version).state is PolicyState.rollout
+    assert registry.view().live == BASE_VERSION
+    registry.add_draft(one, rounds[2])
+    assert registry.policy(rounds[2].version).state is PolicyState.draft, "it may be what the job ends with"
+    assert set(registry.view().policies) == {BASE_VERSION, foreign.version, rounds[2].version}
+    registry.end_rollouts(other)
+    epoch = registry.epoch()
+    assert set(registry.end_rollouts(other).policies) == {BASE_VERSION, rounds[2].version}
+    assert registry.epoch() == epoch, "nothing is left to take out"
+    assert [entry.action for entry in registry.audit()] == ["draft"], "nobody is ever served by a rollout"
+
+
+def test_who_has_lost_the_lease_enters_no_rollout(registry: Registry, jobs: JobStore) -> None:
+    claim = claimed(jobs, lease_s=0)
+    policy = trained(registry, claim, "1" * 64)
+    assert jobs.claim(claim.job_id, worker="another", lease_s=60) is not None
+    with pytest.raises(LeaseLost):
+        registry.enter_rollout(claim, policy)
+    assert set(registry.view().policies) == {BASE_VERSION}

@@ -48,6 +48,18 @@ def test_an_adapter_that_changed_nothing_in_training_cannot_be_verified() -> Non
     assert judge_probes([probe], served(BASE, BASE), 0.15).problem is not None
 
 
+def test_a_policy_in_its_first_steps_may_be_faint_but_must_still_agree() -> None:
+    faint = noisy(BASE, 0.001)
+    probe = Probe(token_ids=(1, 2, 3, 4, 5), start=2, base=BASE, adapter=tuple(faint))
+    assert judge_probes([probe], served(BASE, faint), 0.15).problem is not None
+    assert judge_probes([probe], served(BASE, faint), 0.15, may_be_faint=True).problem is None
+    off = judge_probes([probe], served(BASE, noisy(BASE, 0.3)), 0.15, may_be_faint=True).problem
+    assert off is not None
+    assert "not the adapter that was trained" in off
+    strong = judge_probes([PROBE], served(BASE, BASE), 0.15, may_be_faint=True).problem
+    assert strong is not None, "one that changed much in training must change as much here"
+
+
 @pytest.mark.parametrize("wrong", [{"base": (-1.0,)}, {"start": 0}, {"start": 5}, {"token_ids": (1,)}])
 def test_probes_that_do_not_add_up_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError):

@@ -61,13 +61,14 @@ def go_live(api: httpx.Client, publisher: Publisher, made: Path) -> Version:
     return version
 
 
-def test_held_candidates_leave_room_for_a_draft_and_for_what_a_rollback_brings_back() -> None:
+def test_held_candidates_leave_room_for_rollouts_a_draft_and_for_what_a_rollback_brings_back() -> None:
     live, former = make_policy(7, PolicyState.live), make_policy(6, PolicyState.retired)
     candidates = [make_policy(counter, PolicyState.candidate) for counter in (1, 2, 3, 4, 5)]
     draft, rejected = make_policy(8, PolicyState.draft), make_policy(9, PolicyState.rejected)
-    view = make_view(former, live, others=(*candidates, draft, rejected))
-    assert wanted_versions(view, 5) == [live, former, draft, *candidates[:2:-1]]
-    assert wanted_versions(view, 9) == [live, former, draft, *candidates[::-1], rejected]
+    rollout = make_policy(10, PolicyState.rollout)
+    view = make_view(former, live, others=(*candidates, draft, rejected, rollout))
+    assert wanted_versions(view, 6) == [live, former, rollout, draft, *candidates[:2:-1]]
+    assert wanted_versions(view, 10) == [live, former, rollout, draft, *candidates[::-1], rejected]
 
 
 def test_a_draft_is_loaded_and_answers_operators_only(

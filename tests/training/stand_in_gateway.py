@@ -64,6 +64,14 @@ def sampled(body: dict[str, Any], sampler: Sampler) -> dict[str, Any]:
     }
 
 
+def sentence(text: str, ids: Sequence[int], n_logprobs: int | None) -> dict[str, Any]:
+    """A choice that says `text`; with made-up log-probs for its first tokens, or without any for None."""
+    choice: dict[str, Any] = {"message": {"content": text}, "token_ids": ids, "finish_reason": "stop"}
+    if n_logprobs is not None:
+        choice["logprobs"] = {"content": [{"token": str(ids[i]), "logprob": logprob_at(i)} for i in range(n_logprobs)]}
+    return choice
+
+
 def logprob_at(position: int) -> float:
     """What is said to be the log-prob of an answer's token."""
     return -0.25 * (position + 1)
@@ -89,6 +97,13 @@ def stand_in_gateway(
     tokenizer = make_tokenizer()
     engine = _Engine(troubles)
 
+    def choice_for(body: dict[str, Any]) -> dict[str, Any]:
+        if sampler is not None and body.get("logprobs"):
+            return sampled(body, sampler)
+        text = ANSWERS[body["seed"] % len(ANSWERS)]
+        ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+        return sentence(text, ids, len(ids) - lost_logprobs if body.get("logprobs") else None)
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             version = Version(self.path.rpartition("/")[2])
@@ -107,7 +122,7 @@ def stand_in_gateway(
                     bodies.append(body)
                 status = engine.next_trouble(body["model"].rpartition("@")[2])
                 if status is None:
-                    self._say(200, self._answer(body))
+                    self._say(200, {"model": answers_as or body["model"], "choices": [choice_for(body)]})
                 else:
                     self._say(status, {"error": {"message": f"{body['model']} is not loaded", "code": "trouble"}})
                 return
@@ -118,17 +133,6 @@ def stand_in_gateway(
                 self._say(409, {"error": {"message": str(error)}})
                 return
             self._say(200, {"live": view.live, "previous": view.previous, "epoch": view.epoch})
-
-        def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
-            if sampler is not None and body.get("logprobs"):
-                return {"model": body["model"], "choices": [sampled(body, sampler)]}
-            text = ANSWERS[body["seed"] % len(ANSWERS)]
-            ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
-            choice: dict[str, Any] = {"message": {"content": text}, "token_ids": ids, "finish_reason": "stop"}
-            if body.get("logprobs"):
-                kept = range(len(ids) - lost_logprobs)
-                choice["logprobs"] = {"content": [{"token": str(ids[i]), "logprob": logprob_at(i)} for i in kept]}
-            return {"model": answers_as or body["model"], "choices": [choice]}
 
         def _say(self, status: int, body: dict[str, Any]) -> None:
             content = json.dumps(body).encode()
