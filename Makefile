@@ -26,6 +26,9 @@ demo: setup ## Let a simulated user teach a running Burnish (start it with `make
 bench-dpo: setup ## Measure DPO against TRL (about half an hour; the machine is to be idle)
 	@$(BIN)/python -m tests.bench.dpo $(ARGS)
 
+bench-hh: setup ## Measure reward models on hh_harmless (hours; ARGS="--minutes 30", run again to go on)
+	@$(BIN)/python -m tests.bench.hh_harmless $(ARGS)
+
 test: setup browser ## Set up what the tests need and run them all
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -56,6 +59,3 @@ lock: ## Resolve the lock files anew (needs uv)
 
 clean: ## Remove the environment and the caches (not your data in .burnish)
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
-
-bench-hh: setup ## Measure reward models on hh_harmless (hours; ARGS="--minutes 30", run again to go on)
-	@$(BIN)/python -m tests.bench.hh_harmless $(ARGS)
