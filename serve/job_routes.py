@@ -114,6 +114,7 @@ def job_routes(training: Training) -> APIRouter:
             "min_pairs": rules.min_pairs,
             "running": running and _job_json(running),
             "recipes": sorted(announced.recipes) if announced else [],
+            "default_recipe": announced.default_recipe if announced else None,
             "announced_at": announced and announced.at,
         }
 

@@ -179,8 +179,10 @@ class OperatorGateway:
         entries: Sequence[Json] = (await self._wire.call(key, "GET", "/operator/audit"))["audit"]
         return entries
 
-    async def train(self, key: str, reason: str) -> Json:
-        return await self._wire.call(key, "POST", "/operator/jobs", json={"reason": reason})
+    async def train(self, key: str, reason: str, recipe: str | None = None) -> Json:
+        """Start a job by `recipe`, or by the default one."""
+        named = {"recipe": recipe} if recipe else {}
+        return await self._wire.call(key, "POST", "/operator/jobs", json={"reason": reason, **named})
 
     async def move(self, key: str, version: str, move: str, reason: str) -> Json:
         """`move` is promote or withdraw."""

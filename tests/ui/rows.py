@@ -26,7 +26,7 @@ class Rows:
     def announce(self) -> None:
         self.jobs.announce(
             Announcement(
-                recipes={"dpo": {"algorithm": "dpo"}},
+                recipes={"dpo": {"algorithm": "dpo"}, "kto": {"algorithm": "kto"}},
                 default_recipe="dpo",
                 rules=ScheduleRules(),
                 code_version="test",

@@ -1,6 +1,7 @@
 """The status page in a real browser: who is let in, what is shown, and moving what is live."""
 
 import json
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from feedback.ids import BASE_VERSION, Version
+from feedback.events import Comparison, Source, Verdict
+from feedback.ids import BASE_VERSION, TurnId, Version, new_turn_id
+from feedback.ledger import Speaker
+from feedback.turns import Turn
+from serve.key_files import HOME_TENANT
 from tests.fake_engine import fake_engine
 from tests.services import Engine
 from tests.ui.system import System, start_system
@@ -167,6 +172,43 @@ def test_an_operator_sees_the_job_and_the_gate_and_rolls_back(page: "Page", syst
     assert view.policies[version].state == "withdrawn"
     assert "people like it less" in page.locator("#audit").inner_text()
     system.rows.jobs.fail(running, "ended by the test", retry=False)
+
+
+def test_an_operator_chooses_the_recipe_that_a_training_goes_by(page: "Page", system: System) -> None:
+    system.rows.announce()
+    for i in range(8):
+        turns = [made_turn(f"Question {i}?", answer) for answer in ("Yes.", "No.")]
+        system.ledger.append_turns(turns)
+        ids = (turns[0].id, turns[1].id)
+        said = Comparison(kind="comparison", turn_ids=ids, verdict=Verdict.first, source=Source.simulated)
+        system.ledger.append_event(said, Speaker(HOME_TENANT))
+    sign_in(page, system, system.gateway.key("operator"))
+    page.click("[data-move=train]")
+    page.wait_for_selector("#recipe")
+    assert page.locator("#recipe option").all_inner_texts() == ["dpo", "kto"]
+    assert page.input_value("#recipe") == "dpo", "the default stands first in line"
+    page.select_option("#recipe", "kto")
+    page.fill("#reason", "thumbs alone")
+    page.wait_for_timeout(2500)
+    assert page.input_value("#recipe") == "kto", "a refresh took the choice back"
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".notice.good:has-text('kto')")
+    job = system.rows.jobs.recent()[0]
+    assert (job.recipe, job.reason) == ("kto", "thumbs alone")
+    claim = system.rows.jobs.claim(job.id, worker="test", lease_s=60)
+    assert claim is not None
+    system.rows.jobs.fail(claim, "ended by the test", retry=False)
+
+
+def made_turn(question: str, answer: str) -> Turn:
+    return Turn(
+        id=TurnId(new_turn_id()),
+        at=time.time(),
+        tenant=HOME_TENANT,
+        version=BASE_VERSION,
+        messages=({"role": "user", "content": question},),
+        answer=answer,
+    )
 
 
 def test_a_move_that_is_refused_is_told_and_a_key_is_forgotten_on_signing_out(page: "Page", system: System) -> None:

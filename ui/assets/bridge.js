@@ -37,7 +37,8 @@ element.addEventListener("click", (event) => {
 element.addEventListener("submit", (event) => {
   event.preventDefault();
   const fields = new FormData(event.target);
-  tell(event.target, { text: fields.get("text") ?? "", reasons: fields.getAll("reason") });
+  const recipe = fields.get("recipe") ?? "";
+  tell(event.target, { text: fields.get("text") ?? "", reasons: fields.getAll("reason"), recipe });
 });
 
 element.addEventListener("keydown", (event) => {

@@ -65,12 +65,15 @@ async def look(gateway: OperatorGateway, key: str, job_id: str) -> Facts:
     return Facts(policies, schedule, jobs, audit, job)
 
 
-async def carry_out(gateway: OperatorGateway, key: str, asked: Asked, reason: str) -> str:
-    """Do what was asked, and say what came of it. GatewayRefused when the move is not allowed."""
+async def carry_out(gateway: OperatorGateway, key: str, asked: Asked, reason: str, recipe: str = "") -> str:
+    """Do what was asked, and say what came of it. A training without a `recipe` takes the default one.
+
+    GatewayRefused when the move is not allowed.
+    """
     try:
         if asked.move == "train":
-            job = await gateway.train(key, reason)
-            return f"Training job {job['id'].removeprefix('job-')[:8]} is {job['state']}."
+            job = await gateway.train(key, reason, recipe or None)
+            return f"Training job {job['id'].removeprefix('job-')[:8]} ({job['recipe']}) is {job['state']}."
         if asked.move == "rollback":
             standing = await gateway.rollback(key, reason)
             return f"Rolled back. {short_version(standing['live'])} is live."

@@ -117,7 +117,8 @@ class StatusPage:
             if not reason:
                 console.tell("Say why: the reason is kept in the audit trail.", bad=True)
                 return
-            console.tell(await carry_out(self._gateway, key, console.asked, reason))
+            recipe = str(said.get("recipe", ""))[:128]
+            console.tell(await carry_out(self._gateway, key, console.asked, reason, recipe))
             console.asked = None
         elif act == "cancel":
             console.asked = None
@@ -161,7 +162,7 @@ def _part(name: str) -> gr.HTML:
 def _html(console: Console, facts: Facts) -> dict[str, str]:
     return {
         "overview": view.overview_html(facts),
-        "ask": view.ask_html(console.asked),
+        "ask": view.ask_html(console.asked, facts.schedule),
         "told": view.told_html(console.told, bad=console.told_bad),
         "training": view.training_html(facts),
         "policies": view.policies_html(facts),

@@ -36,8 +36,8 @@ def overview_html(facts: Facts) -> str:
     )
 
 
-def ask_html(asked: Asked | None) -> str:
-    """The form that asks for a reason; every move needs one."""
+def ask_html(asked: Asked | None, schedule: Json) -> str:
+    """The form that asks for a reason; every move needs one, and a training its recipe."""
     if asked is None:
         return ""
     label, meaning = _MOVES[asked.move]
@@ -45,11 +45,21 @@ def ask_html(asked: Asked | None) -> str:
     return (
         f'<form class="card ask" data-act="do"><h2>{html.escape(subject)}</h2><p class="faint">'
         f"{html.escape(f'{short_version(asked.version)} {meaning}' if asked.version else meaning.capitalize())}.</p>"
+        f"{_recipes_html(schedule) if asked.move == 'train' else ''}"
         '<label for="reason">Reason (kept in the audit trail)</label><input id="reason" name="text" type="text" '
         f'required maxlength="1000" autocomplete="off" data-focus="{asked.move}-{html.escape(asked.version)}">'
         f'<div class="buttons"><button class="button strong" type="submit">{label}</button>'
         '<button class="button" type="button" data-act="cancel">Cancel</button></div></form>'
     )
+
+
+def _recipes_html(schedule: Json) -> str:
+    default = schedule.get("default_recipe")
+    options = "".join(
+        f'<option value="{html.escape(name)}"{" selected" if name == default else ""}>{html.escape(name)}</option>'
+        for name in schedule["recipes"]
+    )
+    return f'<label for="recipe">Recipe</label><select id="recipe" name="recipe">{options}</select>'
 
 
 def told_html(text: str, *, bad: bool) -> str:
