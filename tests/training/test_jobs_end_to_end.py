@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -196,13 +196,45 @@ def test_a_job_whose_trainer_and_worker_are_killed_is_finished_once_with_the_sam
     assert adapter_bytes(place, job) == adapter_bytes(*unbroken)
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"algorithm": "kto", "epochs": 20, "batch_thumbs": 4},
+        {"algorithm": "sft", "epochs": 20, "batch_examples": 2, "shares": {"preferred": 1.0}},
+        {"algorithm": "reward", "epochs": 20, "batch_pairs": 2},
+    ],
+    ids=lambda recipe: recipe["algorithm"],
+)
+def test_a_killed_trainer_of_any_offline_kind_ends_with_what_an_unbroken_one_makes(
+    make: MakeWorkplace, recipe: dict[str, Any]
+) -> None:
+    place = make()
+    place.vote(12)
+    job_id = place.start_job(**recipe)
+    with place.beat(), place.worker():
+        place.wait_for_step(job_id, 10)
+        os.kill(running_trainer(job_id), signal.SIGKILL)
+        job = place.wait_for(job_id, JobState.done)
+    assert job.attempt == 2
+    steps = [point["step"] for point in place.jobs.curve(job_id)]
+    assert steps == list(range(1, len(steps) + 1))
+    assert made_bytes(place, job) == made_bytes(*run_unbroken(make, recipe))
+
+
+def made_bytes(place: Workplace, job: Job) -> bytes:
+    """The policy's adapter, or the reward model where the job ends with one."""
+    if job.version is not None:
+        return adapter_bytes(place, job)
+    return (place.home / "reward_models" / job.report["reward_model"]["name"] / "reward_model.safetensors").read_bytes()
+
+
 def running_trainer(job_id: JobId) -> int:
     pid = trainer_pid(job_id)
     assert pid is not None
     return pid
 
 
-def run_unbroken(make: MakeWorkplace, recipe: dict[str, int]) -> tuple[Workplace, Job]:
+def run_unbroken(make: MakeWorkplace, recipe: Mapping[str, Any]) -> tuple[Workplace, Job]:
     """The same votes and recipe in an empty ledger and a home of its own, with nobody killed."""
     place = make("unbroken")
     connect(place.redis_url).flushdb()
