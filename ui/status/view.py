@@ -11,6 +11,7 @@ from ui.markup import short_version
 from ui.status.charts import Line, Tone, line_chart
 from ui.status.console import Asked, Facts, allowed
 from ui.status.gate import badge, gate_html
+from ui.status.job_report import report_html
 
 _MOVES: Mapping[str, tuple[str, str]] = {
     "promote": ("Promote", "goes live; new requests use it at once"),
@@ -163,6 +164,7 @@ def _job_html(job: Json) -> str:
         f'<p class="faint">Job {short_job(job["id"])}, recipe {html.escape(job["recipe"])}, '
         f"{job['n_events']} votes{attempt}; asked for by {html.escape(job['actor'])} "
         f"({html.escape(job['reason'])}), made {ago(job['created_at'])}{ended}.{made}</p>{error}"
+        f"{report_html(job.get('report') or {})}"
     )
 
 
