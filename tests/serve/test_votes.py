@@ -165,10 +165,10 @@ def test_a_job_needs_a_worker_a_known_recipe_and_eight_pairs(api: httpx.Client, 
 
 def test_what_happened_is_counted(api: httpx.Client) -> None:
     turn = answered(api)
-    say(api, "rating", turn_id=turn, value="up", source="simulated")
+    vote = {"turn_id": turn, "value": "up", "source": "simulated"}
+    wait_until(lambda: say(api, "rating", key="one", **vote).is_success, within_s=5, what="the turn is recorded")
     api.post(CHAT, json=ask(stream=True))
-    page = api.get("/metrics").text
-    for row in (
+    rows = (
         'burnish_requests_total{kind="chat",outcome="ok",version="v0000-base"} 2.0',
         'burnish_tokens_total{side="completion",version="v0000-base"} 20.0',
         'burnish_first_token_seconds_count{version="v0000-base"} 1.0',
@@ -177,9 +177,16 @@ def test_what_happened_is_counted(api: httpx.Client) -> None:
         "burnish_engine_up 1.0",
         "burnish_ledger_up 1.0",
         "burnish_turns_dropped_total 0.0",
-    ):
-        assert row in page
-    assert "ann" not in page
+    )
+    pages: list[str] = []
+
+    def missing_rows() -> list[str]:
+        """A stream is counted when its last byte is out, which its reader may have before."""
+        pages.append(api.get("/metrics").text)
+        return [row for row in rows if row not in pages[-1]]
+
+    wait_until(lambda: not missing_rows(), within_s=5, what=lambda: f"metrics have {missing_rows()}")
+    assert "ann" not in pages[-1]
 
 
 @pytest.mark.parametrize("path", ["/v1/turns", "/v1/models", "/operator/policies", "/operator/audit"])
