@@ -125,7 +125,8 @@ def learn_lesson(
     kl_S = losses.kl_estimate(logprob_S, columns["reference_S"])
     loss_S = weight_S * surrogate_S
     if isinstance(recipe, GrpoRecipe):
-        loss_S = loss_S + kl_weight * kl_S  # the others have it in their rewards
+        own_kl_S = losses.kl_of_policy(logprob_S, columns["old_S"], columns["reference_S"])
+        loss_S = loss_S + kl_weight * own_kl_S  # the others have it in their rewards
     (loss_S.sum() / n_tokens).backward()
     told = {"loss": loss_S, "kl": kl_S, "entropy": entropy_S, "weight": weight_S}
     told["clipped"] = losses.clipped_share(logprob_S, columns["old_S"], columns["advantage_S"], clip)

@@ -117,6 +117,14 @@ def kl_estimate(logprob_S: Tensor, reference_S: Tensor) -> Tensor:
     return d_S.exp() - 1 - d_S
 
 
+def kl_of_policy(logprob_S: Tensor, old_S: Tensor, reference_S: Tensor) -> Tensor:
+    """[S] ρ·k3 with ρ = π / π_old: as a loss, its gradient is that of KL(π ‖ π_ref), which plain k3's is not.
+
+    For tokens sampled from π_old; DeepSeek-V3.2 (arXiv 2512.02556), section 3.1.
+    """
+    return (logprob_S - old_S).exp() * kl_estimate(logprob_S, reference_S)
+
+
 def next_kl_weight(weight: float, kl: float, target: float, *, answers: int, horizon: int) -> float:
     """The KL weight after a step of the adaptive controller, Ziegler et al. 2019 (arXiv 1909.08593), section 2.2.
 

@@ -12,6 +12,7 @@ from training.losses.policy_gradient import (
     clipped_surrogate,
     group_relative,
     kl_estimate,
+    kl_of_policy,
     leave_one_out,
     next_kl_weight,
     token_rewards,
@@ -104,6 +105,20 @@ def test_importance_is_the_ratio_up_to_its_bound_and_has_no_gradient() -> None:
     found_S = truncated_importance(old_S, of(-1.5, -4.0), most=2.0)
     assert found_S.tolist() == pytest.approx([math.exp(0.5), 2.0])
     assert not found_S.requires_grad
+
+
+def test_the_kl_as_a_loss_has_the_gradient_of_the_kl() -> None:
+    chance = torch.Generator().manual_seed(3)
+    logits, reference = torch.randn(6, generator=chance), torch.randn(6, generator=chance).log_softmax(0)
+    exact, sampled = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    policy = exact.log_softmax(0)
+    (policy.exp() * (policy - reference)).sum().backward()
+    policy = sampled.log_softmax(0)
+    old = policy.detach()
+    (old.exp() * kl_of_policy(policy, old, reference)).sum().backward()  # its mean over tokens drawn from the policy
+    assert exact.grad is not None
+    assert sampled.grad is not None
+    assert torch.allclose(sampled.grad, exact.grad, atol=1e-6)
 
 
 def test_the_kl_estimate_is_nothing_at_equality_never_negative_and_right_on_average() -> None:

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from tests.training.oracle.compare import ADAPTER, Learned, Setting, assert_same, learned
 from tests.training.oracle.peer_sampling import Samples, learn_samples
+from training.algorithms import GrpoRecipe
 from training.batches import Item, Pass, make_pass
+from training.loops.policy_gradient import learn_lesson, make_lesson
 from training.loops.steps import POLICY
 from training.losses.policy_gradient import (
     Clip,
@@ -27,6 +29,7 @@ from training.losses.policy_gradient import (
     truncated_importance,
 )
 from training.model import SharedBase
+from training.recipe import parse_recipe
 from training.tokens import ChatTokens
 
 pytestmark = pytest.mark.slow
@@ -123,16 +126,26 @@ def test_grpo_with_a_kl_term_is_trls(
     assert_same(learn_ours(setting, samples, loss_of), theirs)
 
 
-def test_grpo_with_its_kl_term_weighed_by_the_ratio_is_trls_default(setting: Setting, samples: Samples) -> None:
-    # As in DeepSeek-V3.2 (arXiv 2512.02556), so that its gradient too is the KL's; plain in the test above, as in GRPO.
-    def loss_of(told: Told) -> Tensor:
-        advantage_S = group_relative(samples.reward_N, samples.groups())[told.batch.answer_S]
-        kl_S = (told.logprob_S - told.old_S).exp() * kl_estimate(told.logprob_S, told.reference_S)
-        loss_S = clipped_surrogate(told.logprob_S, told.old_S, advantage_S, CLIP)
-        return MEANS["dapo"](loss_S + BETA * kl_S, told.batch)
-
+def test_the_loops_own_step_of_grpo_is_trls_default(setting: Setting, samples: Samples) -> None:
+    # Its KL is weighed by the ratio, as in DeepSeek-V3.2 (arXiv 2512.02556); plain in the test above, as in GRPO.
+    recipe = parse_recipe({"algorithm": "grpo", "clip_low": CLIP.low, "clip_high": CLIP.high})
+    assert isinstance(recipe, GrpoRecipe)
+    base = setting.base()
+    told = tell(base, setting, samples)
+    columns = {
+        "old_S": told.old_S,
+        "engine_S": told.old_S,
+        "reference_S": told.reference_S,
+        "advantage_S": group_relative(samples.reward_N, samples.groups())[told.batch.answer_S],
+    }
+    n_tokens = len(told.old_S)
+    sizes = [sum(map(len, group)) for group in samples.answers]
+    total = 0.0
+    for i, (prompt, group) in enumerate(zip(samples.prompts, samples.answers, strict=True)):
+        lesson = make_lesson(Item(prompt, group), {name: column.split(sizes)[i] for name, column in columns.items()})
+        total += float(learn_lesson(base, lesson, BETA, recipe, n_tokens)["loss"].sum()) / n_tokens
     theirs = learn_samples("grpo", setting, samples, loss_type="dapo", beta=BETA, **BOUNDS)
-    assert_same(learn_ours(setting, samples, loss_of), theirs)
+    assert_same(learned(total, base.parameters(POLICY)), theirs)
 
 
 def test_weights_for_what_the_engine_said_are_trls_token_truncation(setting: Setting, samples: Samples) -> None:
