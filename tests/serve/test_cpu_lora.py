@@ -303,4 +303,6 @@ def test_the_check_fails_with_the_plugin_off(model_dir: Path, adapters: dict[str
         mixed = score_together(stock.url, [Job(*job) for job in zip(models, prompts, strict=True)])
         log = (tmp_path / "logs" / "engine.log").read_text()
     assert min(distances(alone, mixed)[1::2]) > BASE_NOISE
-    assert log.count("burnish_cpu_lora stays off: BURNISH_CPU_LORA is off") == 1
+    told = [line for line in log.splitlines() if "burnish_cpu_lora" in line]
+    assert len(told) == 1, log[-3000:]
+    assert told[0].endswith("burnish_cpu_lora stays off: BURNISH_CPU_LORA is off")
