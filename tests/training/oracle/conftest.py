@@ -1,6 +1,8 @@
 """Fixtures of the comparisons with TRL."""
 
 import importlib.util
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,3 +21,13 @@ def _trl_is_installed() -> None:
 def setting(tiny_model: Path, tmp_path: Path) -> Setting:
     """An adapter that has moved away from its start."""
     return Setting(tiny_model, moved_state(tiny_model, seed=7), tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def environment_as_it_was() -> Iterator[None]:
+    """TRL silences vLLM by an environment variable when it is imported, and engines of later tests would inherit it."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
