@@ -1,12 +1,12 @@
-"""The turns that a statement is about, as far as they can be learned from. Pure."""
+"""What all that is learned of events has in common, and the turns that an event is about. Pure."""
 
 from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
-from feedback.events import Event, turns_named
-from feedback.ids import TurnId, Version
-from feedback.turns import Turn
+from feedback.events import Event, Source, turns_named
+from feedback.ids import EventId, TurnId, Version
+from feedback.turns import Message, Turn
 
 
 class Answer(BaseModel):
@@ -18,6 +18,18 @@ class Answer(BaseModel):
     turn_id: TurnId | None = None
     token_ids: tuple[int, ...] | None = None
     version: Version | None = None
+
+
+class Taught(BaseModel):
+    """What an event teaches about a prompt. `prompt_token_ids` are the engine's, `weight` multiplies the loss."""
+
+    model_config = ConfigDict(frozen=True)
+
+    event_id: EventId
+    messages: tuple[Message, ...]
+    prompt_token_ids: tuple[int, ...] | None
+    weight: float = 1.0
+    source: Source = Source.human
 
 
 class Unusable(Exception):

@@ -5,12 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
-
-from feedback.chats import Answer, Unusable, answer_of, chats_named
-from feedback.events import Comparison, Edit, Event, Rating, Source, Verdict
-from feedback.ids import EventId, TurnId
-from feedback.turns import Message, Turn
+from feedback.chats import Answer, Taught, Unusable, answer_of, chats_named
+from feedback.events import Comparison, Edit, Event, Rating, Verdict
+from feedback.ids import TurnId
+from feedback.turns import Turn
 
 
 class Origin(StrEnum):
@@ -21,18 +19,11 @@ class Origin(StrEnum):
     liked = "liked"
 
 
-class Demonstration(BaseModel):
-    """An answer to imitate. `prompt_token_ids` are the engine's, `weight` multiplies its loss."""
+class Demonstration(Taught):
+    """An answer to imitate."""
 
-    model_config = ConfigDict(frozen=True)
-
-    event_id: EventId
-    messages: tuple[Message, ...]
-    prompt_token_ids: tuple[int, ...] | None
     answer: Answer
     origin: Origin
-    weight: float = 1.0
-    source: Source = Source.human
 
 
 @dataclass(frozen=True)

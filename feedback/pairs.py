@@ -4,32 +4,23 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pydantic import BaseModel, ConfigDict
-
-from feedback.chats import Answer, Unusable, answer_of, chats_named
-from feedback.events import Comparison, Edit, Event, Source, Verdict
-from feedback.ids import EventId, TurnId
-from feedback.turns import Message, Turn, answer_one_prompt
+from feedback.chats import Answer, Taught, Unusable, answer_of, chats_named
+from feedback.events import Comparison, Edit, Event, Verdict
+from feedback.ids import TurnId
+from feedback.turns import Turn, answer_one_prompt
 
 TIE = 0.5
 
 
-class Pair(BaseModel):
-    """Two answers to one prompt. `prompt_token_ids` are the engine's, `weight` multiplies the pair's loss.
+class Pair(Taught):
+    """Two answers to one prompt.
 
     `preference` is how likely the chosen answer is the better one: 1, or TIE where they were said to be the same.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    event_id: EventId
-    messages: tuple[Message, ...]
-    prompt_token_ids: tuple[int, ...] | None
     chosen: Answer
     rejected: Answer
-    weight: float = 1.0
     preference: float = 1.0
-    source: Source = Source.human
 
 
 @dataclass(frozen=True)

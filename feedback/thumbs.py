@@ -4,26 +4,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pydantic import BaseModel, ConfigDict
-
-from feedback.chats import Answer, Unusable, answer_of, chats_named
-from feedback.events import Comparison, Edit, Event, Rating, Source, Verdict
-from feedback.ids import EventId, TurnId
-from feedback.turns import Message, Turn
+from feedback.chats import Answer, Taught, Unusable, answer_of, chats_named
+from feedback.events import Comparison, Edit, Event, Rating, Verdict
+from feedback.ids import TurnId
+from feedback.turns import Turn
 
 
-class Thumb(BaseModel):
-    """One answer with its thumb. `prompt_token_ids` are the engine's, `weight` multiplies its loss."""
+class Thumb(Taught):
+    """One answer with its thumb."""
 
-    model_config = ConfigDict(frozen=True)
-
-    event_id: EventId
-    messages: tuple[Message, ...]
-    prompt_token_ids: tuple[int, ...] | None
     answer: Answer
     up: bool
-    weight: float = 1.0
-    source: Source = Source.human
 
 
 @dataclass(frozen=True)

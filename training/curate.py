@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
-from feedback.chats import Answer
+from feedback.chats import Answer, Taught
 from feedback.demonstrations import Demonstration, DemonstrationSet
 from feedback.holdout import is_held_out
 from feedback.pairs import Pair, PairSet
@@ -244,7 +244,7 @@ def _token_answer(said: Thumb | Demonstration, tokens: ChatTokens, limits: Limit
     return made
 
 
-def _prompt(said: Pair | Thumb | Demonstration, tokens: ChatTokens) -> TokenIds:
+def _prompt(said: Taught, tokens: ChatTokens) -> TokenIds:
     """The engine's own ids where there are any. TokenMismatch when they are not those training makes."""
     if said.prompt_token_ids is None:
         return tokens.prompt(said.messages)
@@ -252,7 +252,7 @@ def _prompt(said: Pair | Thumb | Demonstration, tokens: ChatTokens) -> TokenIds:
     return said.prompt_token_ids
 
 
-def _question(said: Pair | Thumb | Demonstration) -> str:
+def _question(said: Taught) -> str:
     return " ".join(first_user_text(said.messages).split()).casefold()
 
 

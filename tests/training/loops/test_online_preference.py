@@ -6,16 +6,10 @@ import pytest
 import torch
 
 from tests.training.loops.notes import Notes, same
-from tests.training.loops.test_policy_gradient import PROMPTS, low_bytes
-from tests.training.tiny import make_pairs
-from tests.training.tiny_engine import TinyEngine, TinyRollouts
+from tests.training.loops.on_policy import Bench
 from training.algorithms import OnlinePreferenceRecipe
 from training.errors import EngineMismatch, Stopped, TooFewPairs
-from training.loops.online_preference import train_online_preference
-from training.loops.steps import POLICY
-from training.model import SharedBase
 from training.recipe import parse_recipe
-from training.rollouts import Asked
 from training.tokens import ChatTokens
 
 
@@ -35,33 +29,13 @@ def make(
     return recipe
 
 
-class Bench:
-    """One attempt after another at a run in one folder, each as in a fresh process."""
-
-    def __init__(self, model: Path, tokens: ChatTokens, folder: Path) -> None:
-        self.engine = TinyEngine(model, tokens)
-        self.folder = folder
-        self.rollouts: TinyRollouts | None = None
-        self._model, self._tokens = model, tokens
-
-    def train(
-        self, recipe: OnlinePreferenceRecipe, notes: Notes, *, serves: bool = True, votes: bool = True
-    ) -> dict[str, torch.Tensor]:
-        base = SharedBase(self._model, torch.device("cpu"))
-        asked = Asked(PROMPTS, recipe.rollouts, recipe.seed)
-        self.rollouts = TinyRollouts(self.engine, self._tokens, asked, serves=serves)
-        said = make_pairs(self._tokens) if votes else []
-        train_online_preference(base, said, recipe, self.rollouts, low_bytes, self.folder, notes.watch(), every_s=1e9)
-        return base.adapter_state(POLICY)
-
-
 @pytest.fixture
 def bench(tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path) -> Bench:
     return Bench(tiny_model, tiny_tokens, tmp_path / "run")
 
 
 @pytest.mark.parametrize("form", ["best_worst", "rejection"])
-def test_rewarded_answers_become_more_likely(bench: Bench, tiny_tokens: ChatTokens, form: str) -> None:
+def test_rewarded_answers_become_more_likely(bench: Bench, form: str) -> None:
     notes = Notes()
     recipe = make(
         {"rounds": 3, "prompts": 48, "answers": 4, "max_tokens": 2},
@@ -69,12 +43,7 @@ def test_rewarded_answers_become_more_likely(bench: Bench, tiny_tokens: ChatToke
         votes_share=0.0,
         form=form,
     )
-    bench.engine.load("trained", bench.train(recipe, notes))
-    low = [
-        sum(float(bench.engine.first_token(name, tiny_tokens.prompt(each))[:128].sum()) for each in PROMPTS)
-        for name in (None, "trained")
-    ]
-    assert low[1] > low[0] + 0.05 * len(PROMPTS)
+    assert bench.gained(bench.train(recipe, notes)) > 0.05
     assert [point["step"] for point in notes.points] == list(range(1, len(notes.points) + 1))
     assert notes.points[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert notes.points[-1]["kl"] > 0.01

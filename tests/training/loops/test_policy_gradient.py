@@ -1,26 +1,24 @@
 """PPO, RLOO and GRPO on a tiny model with an engine of its own: what is learned, resumption, who may have answered."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.training.loops.notes import Notes, same
-from tests.training.tiny_engine import TinyEngine, TinyRollouts
+from tests.training.loops.on_policy import Bench, low_bytes
 from training.algorithms import PolicyGradientRecipe
 from training.errors import EngineMismatch, Stopped
 from training.loops.experience import load_experience
-from training.loops.policy_gradient import Rounds, learn_lesson, train_policy_gradient
+from training.loops.policy_gradient import Rounds, learn_lesson
 from training.loops.steps import POLICY
 from training.model import SharedBase
 from training.recipe import parse_recipe
 from training.reward_model import Answered
-from training.rollouts import Asked
 from training.tokens import ChatTokens
 
-PROMPTS = tuple(({"role": "user", "content": f"Say {letter}"},) for letter in "abcdef")
 KINDS = ("ppo", "rloo", "grpo")
 
 
@@ -41,44 +39,17 @@ def make(algorithm: str, *, rollouts: Mapping[str, object] | None = None, **fiel
     return recipe
 
 
-def low_bytes(asked: Sequence[Answered]) -> list[float]:
-    """A taste that a random model can learn: the share of tokens from the first half of the bytes."""
-    return [sum(token < 128 for token in each.answer) / len(each.answer) for each in asked]
-
-
-class Bench:
-    """One attempt after another at a run in one folder, each as in a fresh process."""
-
-    def __init__(self, model: Path, tokens: ChatTokens, folder: Path) -> None:
-        self.engine = TinyEngine(model, tokens)
-        self.folder = folder
-        self.rollouts: TinyRollouts | None = None
-        self._model, self._tokens = model, tokens
-
-    def train(
-        self, recipe: PolicyGradientRecipe, notes: Notes, *, serves: bool = True, off: float = 0.0
-    ) -> dict[str, torch.Tensor]:
-        base = SharedBase(self._model, torch.device("cpu"))
-        asked = Asked(PROMPTS, recipe.rollouts, recipe.seed)
-        self.rollouts = TinyRollouts(self.engine, self._tokens, asked, serves=serves, off=off)
-        train_policy_gradient(base, recipe, self.rollouts, low_bytes, self.folder, notes.watch(), every_s=1e9)
-        return base.adapter_state(POLICY)
-
-
 @pytest.fixture
 def bench(tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path) -> Bench:
     return Bench(tiny_model, tiny_tokens, tmp_path / "run")
 
 
 @pytest.mark.parametrize("algorithm", KINDS)
-def test_rewarded_answers_become_more_frequent(bench: Bench, algorithm: str) -> None:
+def test_rewarded_answers_become_more_likely(bench: Bench, algorithm: str) -> None:
     notes = Notes()
     sizes = {"rounds": 10, "prompts": 4, "answers": 16, "max_tokens": 2}
-    bench.train(
-        make(algorithm, rollouts=sizes, epochs=4, clip_low=0.5, clip_high=1.0, optimizer={"learning_rate": 1e-2}), notes
-    )
-    rewards = [point["reward_mean"] for point in notes.points]
-    assert rewards[-1] > rewards[0] + 0.1
+    recipe = make(algorithm, rollouts=sizes, epochs=4, clip_low=0.5, clip_high=1.0, optimizer={"learning_rate": 1e-2})
+    assert bench.gained(bench.train(recipe, notes)) > 0.05
     assert [point["step"] for point in notes.points] == list(range(1, 81))
     first = notes.points[0]
     assert first["clip_fraction"] == 0, "the policy that learns is still the one that answered"
