@@ -11,7 +11,7 @@ from tests.fake_engine import FakeEngine
 from tests.serve.conftest import ask
 from tests.serve.test_bad_input import error_of
 from tests.serve.test_streams import CHAT
-from tests.services import Engine, Gateway, wait_until
+from tests.services import Gateway, wait_until
 
 
 def post(gateway: Gateway, key: str, body: dict[str, Any], path: str = CHAT) -> httpx.Response:
@@ -50,8 +50,8 @@ def test_a_chat_key_can_neither_wait_nor_push(
 
 
 @pytest.mark.skipif(not is_cpu_build(), reason="a GPU reads all these prompts at once: none of them would wait")
-def test_a_user_is_answered_before_the_workers_requests_that_wait(real_gateway: Gateway, engine: Engine) -> None:
-    """A step of the engine ends at most one of the worker's prompts: each has more tokens than a step."""
+def test_a_user_is_answered_before_the_workers_requests_that_wait(real_gateway: Gateway) -> None:
+    """Each of the worker's prompts takes the engine three steps, and all but the first are still to be read."""
     answered: list[str] = []
 
     def answer(who: str, body: dict[str, Any]) -> None:
@@ -59,17 +59,11 @@ def test_a_user_is_answered_before_the_workers_requests_that_wait(real_gateway: 
         assert response.status_code == 200, response.text
         answered.append(who)
 
-    with ThreadPoolExecutor(11) as pool:
-        asked = [pool.submit(answer, "worker", ask(f"{n}. " + "word " * 560, priority=1)) for n in range(10)]
-        wait_until(lambda: n_waiting(engine) >= 5, within_s=60, what=lambda: f"they wait; answered: {answered}")
+    with ThreadPoolExecutor(9) as pool:
+        asked = [pool.submit(answer, "worker", ask(f"{n}. " + "word " * 1100, priority=1)) for n in range(8)]
+        wait_until(lambda: answered or any(each.done() for each in asked), within_s=120, what="one is answered")
         asked.append(pool.submit(answer, "page", ask("Name one fruit.")))
         for each in asked:
             each.result()
     # In the order of their coming, the user's would be answered last, or in one step with the worker's last.
     assert answered[answered.index("page") + 1 :].count("worker") >= 2, " ".join(answered)
-
-
-def n_waiting(engine: Engine) -> float:
-    """How many requests the engine has not begun with."""
-    rows = httpx.get(f"{engine.url}/metrics", timeout=30).text.splitlines()
-    return sum(float(row.rpartition(" ")[2]) for row in rows if row.startswith("vllm:num_requests_waiting{"))
