@@ -54,6 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         "rounds_each": told.rounds_each,
         "trl_batch": told.trl_batch,
         "trl_rollout_batch": told.trl_rollout_batch,
+        "trl_dtype": told.trl_dtype,
     }
     about = surroundings(told.threads)
     say(f"{len(prompts)} prompts, {told.rounds} rounds, {told.threads} threads, load {about['load_before']}")
@@ -76,6 +77,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--reward-pairs", type=int, default=32, help="pairs that the reward model is made from")
     parser.add_argument("--trl-batch", type=int, default=2, help="answers in one pass of TRL at its best (default 2)")
     parser.add_argument("--trl-rollout-batch", type=int, default=0, help="answers TRL samples at once (0: a round's)")
+    parser.add_argument("--trl-dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of TRL's bases")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of every side")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="which sides are run")
     parser.add_argument("--data", type=Path, default=None, help=f"folder with {PROMPTS} and {FILE}")
@@ -107,14 +109,14 @@ def result(rounds: Sequence[dict[str, Measured]], task: dict[str, Any], about: d
             ratios[f"ratio_{name}"] = median_ratio(rounds, "samples_per_s", "ours", side)
             memory = "ratio_memory" if name == "best" else f"ratio_memory_{name}"
             ratios[memory] = median_ratio(rounds, "peak_mib", "ours", side)
-    shown = ("samples_per_s", "peak_mib", "waiting_s", "answer_tokens", "engine_mib", "serving_mib")
+    shown = ("samples_per_s", "peak_mib", "waiting_s", "steps", "answer_tokens", "engine_mib", "serving_mib")
     trl = next((rounds[0][side]["trl"] for side in peers.values()), None)
     return {
         "bench": "ppo",
         **{name: round(value, 3) for name, value in ratios.items()},
         **{key: {side: round(value, 3) for side, value in medians(rounds, key).items()} for key in shown},
         "rounds": len(rounds),
-        **{key: task[key] for key in ("rounds_each", "answers", "max_tokens", "epochs", "trl_batch")},
+        **{key: task[key] for key in ("rounds_each", "answers", "max_tokens", "epochs", "trl_batch", "trl_dtype")},
         "prompts": len(task["prompts"]),
         **about,
         "versions": {**about["versions"], "trl": trl},

@@ -36,6 +36,8 @@ class Told:
 
     seconds: float
     waiting_s: float
+    peak_mib: float
+    steps: int
     answer_tokens: float
     reward_mean: float
     trl: str | None = None
@@ -48,7 +50,7 @@ def main(side: str) -> int:
     torch.set_num_threads(task["threads"])
     told = SIDES[side](task)
     samples = task["rounds_each"] * len(task["prompts"]) * task["answers"]
-    print(json.dumps({**asdict(told), "samples_per_s": samples / told.seconds, "peak_mib": peak_mib()}))
+    print(json.dumps({**asdict(told), "samples_per_s": samples / told.seconds}))
     return 0
 
 
@@ -86,6 +88,8 @@ def ours(task: Task) -> Told:
         return Told(
             seconds=seconds,
             waiting_s=rollouts.seconds,
+            peak_mib=peak_mib(),
+            steps=len(points),
             answer_tokens=points[0]["answer_tokens"],
             reward_mean=points[0]["reward_mean"],
             engine_mib=resident_mib(engine_processes),
@@ -176,7 +180,7 @@ def resident_mib(processes: list[psutil.Process]) -> float:
 
 # TRL -----------------------------------------------------------------------------------------------------------------
 def trl_best(task: Task) -> Told:
-    """Bases in bf16 as ours, a round answered in one batch, `trl_batch` answers to a pass, as many steps as ours."""
+    """A round answered in one batch, `trl_batch` answers to a pass, as many steps as ours; bases in `trl_dtype`."""
     answers = len(task["prompts"]) * task["answers"]
     options = {
         "gradient_checkpointing": False,
@@ -184,12 +188,13 @@ def trl_best(task: Task) -> Told:
         "gradient_accumulation_steps": answers // task["trl_batch"],
         "local_rollout_forward_batch_size": task["trl_rollout_batch"] or answers,
     }
-    return _trl(task, torch.bfloat16, options)
+    return _trl(task, getattr(torch, task["trl_dtype"]), options)
 
 
 def trl_default(task: Task) -> Told:
-    """TRL as it comes, with LoRA: bases in fp32 under bf16 autocast, its own batch sizes."""
-    return _trl(task, torch.float32, {})
+    """TRL as it comes, with LoRA: bases in fp32 under bf16 autocast, batches of its own size or all rows."""
+    batch = min(8, len(task["prompts"]) * task["answers"])  # it would wait for ever for a batch to be full
+    return _trl(task, torch.float32, {"per_device_train_batch_size": batch})
 
 
 def _trl(task: Task, dtype: torch.dtype, options: Mapping[str, Any]) -> Told:
@@ -246,12 +251,16 @@ def _trl(task: Task, dtype: torch.dtype, options: Mapping[str, Any]) -> Told:
             eval_dataset=Dataset.from_list(rows[:1]),
             peft_config=lora("CAUSAL_LM"),
         )
+        # Else whatever is the last of the rows' batches is stepped on after every pass, and a round is all rows.
+        trainer.accelerator.gradient_state.plugin_kwargs["sync_with_dataloader"] = False
         trainer.train()
         seconds = time.perf_counter() - start
     lengths = torch.cat([_answer_lengths(found, tokenizer) for found in waited.found])
     return Told(
         seconds=seconds,
         waiting_s=waited.seconds,
+        peak_mib=peak_mib(),
+        steps=max(int(state["step"]) for state in trainer.optimizer.state.values()),
         answer_tokens=float(lengths.float().mean()),
         reward_mean=trainer.state.log_history[0]["objective/scores"],
         trl=trl.__version__,

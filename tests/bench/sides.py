@@ -3,7 +3,9 @@
 import json
 import resource
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,8 +39,28 @@ def run_side(sides: Mapping[str, Callable[[Task], Timed]], side: str) -> int:
 
 
 def peak_mib() -> float:
-    """The most memory that this process has had resident."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most memory that this process has had resident; to be asked while the models are still there.
+
+    The kernel's high-water mark counts a file's pages once per mapping. Models that were loaded from the same file have
+    it mapped each: what is there twice is taken off.
+    """
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - mapped_again_kib() / 1024
+
+
+def mapped_again_kib() -> int:
+    """Pages of files that are resident in this process through more than one mapping, beyond the first."""
+    resident: dict[tuple[str, str], list[int]] = defaultdict(list)
+    key: tuple[str, str] | None = None
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        name, *values = line.split()
+        if not name.endswith(":"):  # address, rights, offset, device, inode, path
+            inode = values[3]
+            key = None if inode == "0" else (inode, values[1])
+        elif key is not None and name == "Rss:":
+            resident[key].append(int(values[0]))
+        elif key is not None and name == "Anonymous:":
+            resident[key][-1] -= int(values[0])  # written to since: a copy of its own
+    return sum(sum(each) - max(each) for each in resident.values())
 
 
 def watch(points: list[Point]) -> Watch:
