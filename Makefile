@@ -6,10 +6,11 @@ SOURCES := feedback serve training ui deploy
 UV ?= uv
 # Where `make lock` may look for wheels beside pip's sources, e.g. LOCK_FLAGS="--find-links /some/folder".
 LOCK_FLAGS ?=
+TRL_PPO := .cache/trl-1.12.0/trl/__init__.py
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench-dpo bench-hh test test-quick browser check format lock screenshots clean
+.PHONY: help setup up demo bench-dpo bench-reward bench-ppo bench-hh test test-quick browser check format lock screenshots clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +26,16 @@ demo: setup ## Let a simulated user teach a running Burnish (start it with `make
 
 bench-dpo: setup ## Measure DPO against TRL (about half an hour; the machine is to be idle)
 	@$(BIN)/python -m tests.bench.dpo $(ARGS)
+
+bench-reward: setup ## Measure reward models against TRL (about half an hour; the machine is to be idle)
+	@$(BIN)/python -m tests.bench.reward $(ARGS)
+
+bench-ppo: setup $(TRL_PPO) ## Measure PPO against TRL 1.12, the last with it (about half an hour; the machine is to be idle)
+	@$(BIN)/python -m tests.bench.ppo $(ARGS)
+
+# Beside the environment, whose own TRL has no PPO any more; every other package is that of the environment.
+$(TRL_PPO):
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(dir $(@D)) trl==1.12.0
 
 bench-hh: setup ## Measure reward models on hh_harmless (hours; ARGS="--minutes 30", run again to go on)
 	@$(BIN)/python -m tests.bench.hh_harmless $(ARGS)

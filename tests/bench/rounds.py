@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,16 @@ Measured = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Bench:
-    """Sides to compare: `module` is run as `python -m MODULE SIDE`, is given `task` as JSON, answers with one line."""
+    """Sides to compare: `module` is run as `python -m MODULE SIDE`, is given `task` as JSON, answers with one line.
+
+    `packages` names a folder of packages that go before the installed ones, for the sides that need others.
+    """
 
     module: str
     sides: Sequence[str]
     task: Mapping[str, Any]
     threads: int
+    packages: Mapping[str, Path] = field(default_factory=dict)
 
 
 def say(text: str) -> None:
@@ -46,6 +50,8 @@ def run_side(bench: Bench, side: str) -> Measured:
     """One side's figures: the last line of what its process prints."""
     threads = str(bench.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
+    if side in bench.packages:
+        environment["PYTHONPATH"] = str(bench.packages[side])
     done = subprocess.run(
         [sys.executable, "-m", bench.module, side],
         input=json.dumps({**bench.task, "threads": bench.threads}),

@@ -1,0 +1,143 @@
+"""`make bench-ppo`: PPO with a reward model, ours against TRL's last with it (1.12). Ends with one JSON line.
+
+Every side answers the same prompts as often with as many tokens at most, has its answers rewarded by the same reward
+model, and learns from them in as many steps with the same adapters; loading models and starting the engine is not
+counted. Memory is that of the process that holds the models and the optimizer; our engine's is stated apart.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.bench.pairs import FILE, read_pairs
+from tests.bench.ppo_reward import make_reward_models
+from tests.bench.rounds import (
+    Bench,
+    Measured,
+    find_data,
+    find_model,
+    median_ratio,
+    medians,
+    run_rounds,
+    say,
+    surroundings,
+)
+from tests.services import ROOT
+from training.model import load_chat_tokens
+
+SIDES = ("ours", "trl_best", "trl_default")
+TRL = ROOT / ".cache" / "trl-1.12.0"
+PROMPTS = "instructions_en.jsonl.gz"
+
+
+def main(arguments: Sequence[str]) -> int:
+    told = parse_arguments(arguments)
+    if not (told.trl / "trl").exists():
+        raise SystemExit(f"bench: no TRL in {told.trl}; `make bench-ppo` puts it there")
+    model = find_model()
+    prompts = read_prompts(find_data(PROMPTS, told.data), model, told.prompts, told.longest)
+    pairs = read_pairs(find_data(FILE, told.data), model, told.reward_pairs, 512)
+    reward = make_reward_models(model, pairs, ROOT / ".cache" / "bench" / f"ppo-{model_name(model)}-{len(pairs)}")
+    task = {
+        "model": str(model),
+        "reward": str(reward.exported),
+        "reward_merged": str(reward.merged),
+        "prompts": prompts,
+        "answers": told.answers,
+        "max_tokens": told.max_tokens,
+        "epochs": told.epochs,
+        "rounds_each": told.rounds_each,
+        "trl_batch": told.trl_batch,
+        "trl_rollout_batch": told.trl_rollout_batch,
+        "trl_dtype": told.trl_dtype,
+    }
+    about = surroundings(told.threads)
+    say(f"{len(prompts)} prompts, {told.rounds} rounds, {told.threads} threads, load {about['load_before']}")
+    packages = {side: told.trl for side in SIDES if side.startswith("trl")}
+    rounds = run_rounds(Bench("tests.bench.ppo_sides", told.sides, task, told.threads, packages), told.rounds)
+    print(table(rounds), file=sys.stderr)
+    print(json.dumps(result(rounds, task, about)))
+    return 0
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench-ppo", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="times that every side is run (default 3)")
+    parser.add_argument("--rounds-each", type=int, default=2, help="PPO rounds of every run (default 2)")
+    parser.add_argument("--prompts", type=int, default=8, help="prompts answered in a PPO round (default 8)")
+    parser.add_argument("--answers", type=int, default=2, help="answers to each prompt (default 2)")
+    parser.add_argument("--max-tokens", type=int, default=64, help="longest answer (default 64)")
+    parser.add_argument("--longest", type=int, default=128, help="most tokens of a prompt (default 128)")
+    parser.add_argument("--epochs", type=int, default=2, help="times that a PPO round is learned from (default 2)")
+    parser.add_argument("--reward-pairs", type=int, default=32, help="pairs that the reward model is made from")
+    parser.add_argument("--trl-batch", type=int, default=2, help="answers in one pass of TRL at its best (default 2)")
+    parser.add_argument("--trl-rollout-batch", type=int, default=0, help="answers TRL samples at once (0: a round's)")
+    parser.add_argument("--trl-dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of TRL's bases")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of every side")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="which sides are run")
+    parser.add_argument("--data", type=Path, default=None, help=f"folder with {PROMPTS} and {FILE}")
+    parser.add_argument("--trl", type=Path, default=TRL, help="folder that TRL 1.12 is installed in")
+    return parser.parse_args(arguments)
+
+
+def read_prompts(path: Path, model: Path, count: int, longest: int) -> list[str]:
+    """The first `count` prompts of at most `longest` tokens."""
+    tokens = load_chat_tokens(model)
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        texts = [json.loads(line)["prompt"] for line in lines]
+    kept = [text for text in texts if len(tokens.prompt([{"role": "user", "content": text}])) <= longest][:count]
+    if len(kept) < count:
+        raise SystemExit(f"bench: {path} has {len(kept)} prompts of at most {longest} tokens, {count} were asked for")
+    return kept
+
+
+def model_name(model: Path) -> str:
+    return (model / "digest.txt").read_text(encoding="utf-8").strip()[:12]
+
+
+def result(rounds: Sequence[dict[str, Measured]], task: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """The JSON line. `ratio_memory` is against TRL at its best, `ratio_memory_default` as it comes."""
+    peers = {side.removeprefix("trl_"): side for side in rounds[0] if side.startswith("trl")}
+    ratios: dict[str, float] = {}
+    if "ours" in rounds[0]:
+        for name, side in peers.items():
+            ratios[f"ratio_{name}"] = median_ratio(rounds, "samples_per_s", "ours", side)
+            memory = "ratio_memory" if name == "best" else f"ratio_memory_{name}"
+            ratios[memory] = median_ratio(rounds, "peak_mib", "ours", side)
+    shown = ("samples_per_s", "peak_mib", "waiting_s", "steps", "answer_tokens", "engine_mib", "serving_mib")
+    trl = next((rounds[0][side]["trl"] for side in peers.values()), None)
+    return {
+        "bench": "ppo",
+        **{name: round(value, 3) for name, value in ratios.items()},
+        **{key: {side: round(value, 3) for side, value in medians(rounds, key).items()} for key in shown},
+        "rounds": len(rounds),
+        **{key: task[key] for key in ("rounds_each", "answers", "max_tokens", "epochs", "trl_batch", "trl_dtype")},
+        "prompts": len(task["prompts"]),
+        **about,
+        "versions": {**about["versions"], "trl": trl},
+    }
+
+
+def table(rounds: Sequence[dict[str, Measured]]) -> str:
+    """One line per side and round."""
+    head = (
+        f"{'round':>5}  {'side':<12} {'seconds':>8} {'waiting':>8} {'samples/s':>9} {'peak MiB':>8} {'engine':>7}"
+        f" {'tokens':>7} {'reward':>7}"
+    )
+    lines = [
+        f"{number:>5}  {side:<12} {each['seconds']:>8.1f} {each['waiting_s']:>8.1f} {each['samples_per_s']:>9.3f}"
+        f" {each['peak_mib']:>8.0f} {each['engine_mib']:>7.0f} {each['answer_tokens']:>7.1f}"
+        f" {each['reward_mean']:>7.3f}"
+        for number, sides in enumerate(rounds, start=1)
+        for side, each in sorted(sides.items())
+    ]
+    return "\n".join([head, *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,95 @@
+"""One side of `make bench-reward` in a process of its own: `python -m tests.bench.reward_sides SIDE`, task on stdin.
+
+Times from the pairs' texts to the trained adapter with its head, and prints one line of JSON.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from tests.bench.pairs import conversation, token_pair
+from tests.bench.sides import (
+    ADAPTER,
+    LEARNING_RATE,
+    Task,
+    Timed,
+    lora,
+    run_side,
+    trl_arguments,
+    trl_best_arguments,
+    watch,
+)
+from training.algorithms import RewardRecipe
+from training.loops.reward import train_reward
+from training.loops.steps import Point
+from training.model import SharedBase, load_chat_tokens
+from training.reading import read_pairs
+from training.recipe import parse_recipe
+
+
+def ours(task: Task) -> Timed:
+    """What a job does: tokens, the steps, checkpoints. Rewards are not centred, as in TRL."""
+    folder = Path(task["model"])
+    base = SharedBase(folder, torch.device("cpu"))
+    tokens = load_chat_tokens(folder)
+    recipe = parse_recipe(
+        {
+            "algorithm": "reward",
+            "centring": 0.0,
+            "epochs": 1,
+            "batch_pairs": task["batch_pairs"],
+            "adapter": ADAPTER.model_dump(),
+            "optimizer": {"learning_rate": LEARNING_RATE},
+        }
+    )
+    assert isinstance(recipe, RewardRecipe)
+    points: list[Point] = []
+    with tempfile.TemporaryDirectory() as work:
+        start = time.perf_counter()
+        pairs = [token_pair(row, tokens, str(i)) for i, row in enumerate(task["pairs"])]
+        train_reward(base, read_pairs(pairs, recipe, tokens), recipe, Path(work), watch(points))
+        return time.perf_counter() - start, [point["loss"] for point in points]
+
+
+def trl_best(task: Task) -> Timed:
+    """No checkpointing of activations, base in bf16 as ours, least padding."""
+    return _trl(task, torch.bfloat16, trl_best_arguments(task))
+
+
+def trl_default(task: Task) -> Timed:
+    """TRL as it comes: base in fp32 under bf16 autocast, activations checkpointed."""
+    return _trl(task, torch.float32, {})
+
+
+def _trl(task: Task, dtype: torch.dtype, options: Mapping[str, Any]) -> Timed:
+    from datasets import Dataset
+    from trl import RewardConfig, RewardTrainer
+
+    model = AutoModelForSequenceClassification.from_pretrained(task["model"], num_labels=1, dtype=dtype)
+    tokenizer = AutoTokenizer.from_pretrained(task["model"])
+    with tempfile.TemporaryDirectory() as work:
+        arguments = RewardConfig(**trl_arguments(work), **options)
+        start = time.perf_counter()
+        rows = [conversation(row) for row in task["pairs"]]
+        trainer = RewardTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            peft_config=lora("SEQ_CLS", modules_to_save=["score"]),
+        )
+        trainer.train()
+        seconds = time.perf_counter() - start
+        return seconds, [point["loss"] for point in trainer.state.log_history if "loss" in point]
+
+
+SIDES = {"ours": ours, "trl_best": trl_best, "trl_default": trl_default}
+
+if __name__ == "__main__":
+    sys.exit(run_side(SIDES, sys.argv[1]))
