@@ -94,3 +94,14 @@ def test_answers_to_the_built_in_prompts_are_kept_for_each_line_and_base(place: 
         run_attempt(place, held, url)
     kept = {path.parent.relative_to(place.home / "samples") for path in (place.home / "samples").rglob("*.jsonl")}
     assert kept == {Path("burnish") / place.base_digest[:12]}
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_finished_jobs_runs_are_kept_where_a_setting_says_so(
+    keep: bool, place: Workplace, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BURNISH_TRAINING_KEEP_RUNS", str(keep))
+    held = claim(place, place.start_job())
+    with stand_in_gateway(redis_url) as url:
+        run_attempt(place, held, url)
+    assert (place.home / "jobs" / held.job_id / "runs").exists() is keep
