@@ -9,7 +9,7 @@ LOCK_FLAGS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench-dpo bench-hh test test-quick browser check format lock screenshots clean
+.PHONY: help setup up demo bench-dpo bench-hh learn test test-quick browser check format lock screenshots clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ bench-dpo: setup ## Measure DPO against TRL (about half an hour; the machine is 
 
 bench-hh: setup ## Measure reward models on hh_harmless (hours; ARGS="--minutes 30", run again to go on)
 	@$(BIN)/python -m tests.bench.hh_harmless $(ARGS)
+
+learn: setup ## Measure what each recipe learns from 96 votes (hours; ARGS="--minutes 30", run again to go on)
+	@$(BIN)/python -m tests.bench.learn $(ARGS)
 
 test: setup browser ## Set up what the tests need and run them all
 	@$(BIN)/python -m pytest $(ARGS)
