@@ -23,7 +23,7 @@ from tests.bench.learn.place import Place, PlaceFailed, running_place, stop_afte
 from tests.bench.learn.table import newest, report
 from tests.bench.learn.tastes import TASTES
 from tests.bench.learn.user import Votes, answers_once, append_line, read_lines, vote_once
-from tests.bench.learn.work import job_once, wait_for_job
+from tests.bench.learn.work import kept_job, start_job, wait_for_job
 from tests.services import ROOT
 from training.errors import Stopped, TrainingError
 from training.exits import EXIT_STOPPED
@@ -124,7 +124,11 @@ def run_cell(place: Place, bench: "Bench", cell: Cell, sizes: Sizes, *, again: b
     asked = answers_once(place, taste, sizes.taught)
     votes = vote_once(place, cell, taste, asked)
     body = recipe_body(cell, SMOKE if sizes.smoke else None)
-    job = wait_for_job(place, cell, job_once(place, cell, body, votes, again=again), say)
+    job = kept_job(place, cell, body, votes)
+    if job is None or (again and job.state is JobState.failed):
+        bench.make_base_live()
+        job = start_job(place, cell, body, votes)
+    job = wait_for_job(place, cell, job, say)
     row = {**row_of(cell, votes, job), "rounds": rounds_of(place.home / "jobs" / job.id, taste, bench.tokens.text)}
     if job.state is JobState.failed or job.version is None:
         return row

@@ -23,6 +23,7 @@ ANSWERS = 2
 """To each judged question."""
 
 _ADAPTER = "judged"
+_WHY = {"reason": "make learn compares every version with the base"}
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,18 @@ class Bench:
         )
 
     def make_room(self, version: Version | None) -> None:
-        """Withdraw a candidate that was judged: the engine keeps few versions, the newest rejected one last of all."""
-        if version is None:
-            return
-        path = f"/operator/policies/{version}"
-        if self._gateway.get(path)["state"] == "candidate":
-            self._gateway.post(f"{path}/withdraw", {"reason": "judged by make learn"})
+        """Take a judged version out of the way of the next ones.
+
+        The gate promotes what has won for sure, and the next cell's job is to be compared with the base too. Of the
+        candidates the engine keeps a few, and the newest rejected version only where room is left.
+        """
+        self.make_base_live()
+        if version is not None and self._gateway.get(f"/operator/policies/{version}")["state"] == "candidate":
+            self._gateway.post(f"/operator/policies/{version}/withdraw", _WHY)
+
+    def make_base_live(self) -> None:
+        while self._gateway.get("/operator/policies")["live"] != BASE_VERSION:
+            self._gateway.post("/operator/rollback", _WHY)
 
     def _score(self, version: Version, asked: Sequence[Prompt], samples: Sequence[Sample]) -> dict[str, Any]:
         judge = Judge(self._model, self.tokens, self._place.check)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from feedback.ids import EventId
 from tests.bench.learn.cells import Cell
 from tests.bench.learn.place import Place
 from tests.bench.learn.tastes import Taste, flip
@@ -39,7 +40,7 @@ class Asked:
 class Votes:
     """What was said of a taste's answers: the events, how many said neither, and the last one's place in the log."""
 
-    event_ids: list[str]
+    event_ids: list[EventId]
     ties: int
     ordinal: int
 
@@ -67,10 +68,10 @@ class User:
         choice = answer["choices"][0]
         return answer["id"], Seen(choice["message"]["content"] or "", choice["finish_reason"] == "stop")
 
-    async def say(self, statement: dict[str, Any], key: str) -> str:
+    async def say(self, statement: dict[str, Any], key: str) -> EventId:
         """The id of the event that keeps a statement; the same one again for the same `key`."""
         event = await self._post("/v1/feedback", statement, {"Idempotency-Key": key})
-        return str(event["id"])
+        return EventId(event["id"])
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -125,7 +126,7 @@ def vote_once(place: Place, cell: Cell, taste: Taste, asked: Sequence[Asked]) ->
     """Say what the cell learns from; said again, the events are the same."""
     verdicts = flip([taste.verdict(*each.seen) for each in asked], cell.wrong)
 
-    async def say_all() -> list[str]:
+    async def say_all() -> list[EventId]:
         user = User(place)
         try:
             return [
@@ -137,7 +138,7 @@ def vote_once(place: Place, cell: Cell, taste: Taste, asked: Sequence[Asked]) ->
             await user.close()
 
     event_ids = run_alone(say_all)
-    ordinal = max(event.ordinal for event in place.ledger.events(event_ids))  # type: ignore[arg-type]
+    ordinal = max(event.ordinal for event in place.ledger.events(event_ids))
     return Votes(event_ids, verdicts.count("tie"), ordinal)
 
 

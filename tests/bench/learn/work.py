@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from feedback.ids import JobId
@@ -15,30 +16,31 @@ from training.files import read_json, write_json
 _LOOK_S = 2.0
 
 
-def job_once(place: Place, cell: Cell, body: dict[str, Any], votes: Votes, *, again: bool) -> Job:
-    """The cell's job as it stands, made where there is none. `again` starts a failed one anew.
+def kept_job(place: Place, cell: Cell, body: dict[str, Any], votes: Votes) -> Job | None:
+    """The job that was started for the cell, as it stands; None when there is none, or one with other settings.
 
     Its id is kept in the home: the code may change between two runs, and the job goes on all the same.
     """
-    path = place.home / "cells" / f"{cell.name.replace(':', '-')}.json"
-    path.parent.mkdir(exist_ok=True)
-    kept = read_json(path)
-    if kept is not None and kept["recipe"] == body and kept["events"] == votes.event_ids:
-        job = place.jobs.get(JobId(kept["job"]))
-        if job.state is not JobState.failed or not again:
-            return job
+    kept = read_json(_path(place, cell))
+    if kept is None or kept["recipe"] != body or kept["events"] != votes.event_ids:
+        return None
+    return place.jobs.get(JobId(kept["job"]))
+
+
+def start_job(place: Place, cell: Cell, body: dict[str, Any], votes: Votes) -> Job:
+    """Make the job, or start a failed one anew; the worker finds it."""
     request = JobRequest(
         recipe=cell.recipe,
         recipe_body=body,
         base_digest=place.base_digest,
         code_version=code_version(),
-        event_ids=votes.event_ids,  # type: ignore[arg-type]
+        event_ids=votes.event_ids,
         pairs_ordinal=votes.ordinal,
         actor="make learn",
         reason=cell.name,
     )
     job = place.jobs.create(request).job
-    write_json(path, {"job": job.id, "recipe": body, "events": votes.event_ids})
+    write_json(_path(place, cell), {"job": job.id, "recipe": body, "events": votes.event_ids})
     return job
 
 
@@ -54,3 +56,9 @@ def wait_for_job(place: Place, cell: Cell, job: Job, say: Callable[[str], None])
         time.sleep(_LOOK_S)
         job = place.jobs.get(job.id)
     return job
+
+
+def _path(place: Place, cell: Cell) -> Path:
+    folder = place.home / "cells"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{cell.name.replace(':', '-')}.json"
