@@ -1,6 +1,6 @@
 """The over-optimisation curve as a picture: what the reward model and the taste say of each round's answers, and KL.
 
-Three panels with one axis of rounds each, drawn at twice their size and made smaller, so that lines are smooth.
+A panel for each, with the rounds from left to right; drawn at twice the size and made smaller, for smooth lines.
 """
 
 import math
@@ -86,6 +86,7 @@ def _panel(canvas: ImageDraw.ImageDraw, line: Line, rounds: Sequence[int], top: 
     for nth in range(0, len(rounds), every):
         canvas.text((at(nth, low)[0], (lower + 6) * _SCALE), f"{rounds[nth]}", fill=_GREY, font=_font(11), anchor="ma")
     points = [at(nth, value) for nth, value in enumerate(line.values) if value is not None and math.isfinite(value)]
+    canvas.text((right * _SCALE, (top + 6) * _SCALE), "by round", fill=_GREY, font=_font(11), anchor="ra")
     canvas.line(points, fill=line.colour, width=2 * _SCALE, joint="curve")
     for x, y in points:
         canvas.ellipse([x - 3 * _SCALE, y - 3 * _SCALE, x + 3 * _SCALE, y + 3 * _SCALE], fill=line.colour)

@@ -54,7 +54,7 @@ def report(rows: Iterable[Row]) -> str:
 
 
 def reaches_aim(row: Row) -> bool:
-    return row["state"] == "done" and row["wins"] >= AIM_WINS and row["added_loss"] <= MOST_ADDED_LOSS
+    return row["state"] == "done" and bool(row["wins"] >= AIM_WINS and row["added_loss"] <= MOST_ADDED_LOSS)
 
 
 def cells_of(row: Row) -> list[str]:

@@ -175,10 +175,11 @@ def _first(failed: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def read_asked(path: Path) -> list[Asked]:
     """What is kept; a last line that a kill cut short is passed over."""
-    return [
-        Asked(row["question"], tuple(row["turns"]), tuple(Seen(**seen) for seen in row["seen"]))
-        for row in read_lines(path)
-    ]
+    found = []
+    for row in read_lines(path):
+        first, second = (Seen(**seen) for seen in row["seen"])
+        found.append(Asked(row["question"], (row["turns"][0], row["turns"][1]), (first, second)))
+    return found
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
