@@ -17,7 +17,7 @@ def words(count: int, *, finished: bool = True) -> Seen:
     [
         (words(20), words(40), "first"),
         (words(40), words(20), "second"),
-        (words(40), words(37), "tie"),
+        (words(40), words(38), "tie"),
         (words(20, finished=False), words(90), "second"),
         (words(20, finished=False), words(90, finished=False), "tie"),
         (words(2), words(90), "second"),

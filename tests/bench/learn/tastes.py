@@ -16,7 +16,7 @@ LONGEST_WORDS = 120
 """What an answer that was cut off or says nothing counts as in *short*; 128 tokens hold fewer words."""
 FEWEST_WORDS = 5
 """An answer of fewer words is no answer in *short*: else the best answer would be an empty one."""
-CLEARLY = 0.1
+CLEARLY = 0.05
 """How much shorter than the longer one an answer must be, as a share of it, to be clearly shorter."""
 MOST_REPEATS = 2
 """How often one polite phrase counts in one answer."""
