@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from feedback.ids import BASE_VERSION
 from feedback.jobs import Job, JobState
-from tests.bench.learn.cells import BEST, CELLS, SMOKE, WITHOUT_KL, Cell, best_other, recipe_body
+from tests.bench.learn.cells import BEST, CELLS, SMOKE, SMOKE_SETTINGS, WITHOUT_KL, Cell, best_other, recipe_body
 from tests.bench.learn.curve import draw
 from tests.bench.learn.place import Place, PlaceFailed, running_place, stop_after
 from tests.bench.learn.table import newest, report
@@ -60,7 +60,8 @@ def main() -> int:
     stop = stop_after(arguments.minutes)
     try:
         if todo := [cell for cell in chosen(arguments.only) if not is_finished(cell, results, arguments.only)]:
-            with running_place(home, arguments.model and arguments.model.absolute(), stop) as place:
+            settings = SMOKE_SETTINGS if sizes.smoke else {}
+            with running_place(home, arguments.model and arguments.model.absolute(), stop, settings) as place:
                 run_cells(place, todo, sizes, results)
     except Stopped as stopped:
         say(str(stopped))

@@ -111,3 +111,6 @@ SMOKE: Mapping[str, Any] = {
     "loss": {"epochs": 1},
 }
 """Over every recipe, to see in minutes that all of it works."""
+
+SMOKE_SETTINGS: Mapping[str, str] = {"BURNISH_GATE_MAX_TOKENS": "16"}
+"""The gate asks 64 questions of every version at least: most of a small job's time."""

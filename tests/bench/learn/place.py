@@ -54,8 +54,13 @@ class Place:
 
 
 @contextmanager
-def running_place(home: Path, model: Path | None, stop: threading.Event) -> Iterator[Place]:
-    """Start everything, enter when all of it does its work, end it in order. PlaceFailed when it does not start."""
+def running_place(
+    home: Path, model: Path | None, stop: threading.Event, settings: Mapping[str, str] | None = None
+) -> Iterator[Place]:
+    """Start everything, enter when all of it does its work, end it in order. PlaceFailed when it does not start.
+
+    `settings` are environment variables on top of the harness's own.
+    """
     home.mkdir(parents=True, exist_ok=True)
     ports = {name: free_port() for name in ("REDIS", "ENGINE", "GATEWAY")}
     gateway_url, redis_url = (
@@ -66,7 +71,7 @@ def running_place(home: Path, model: Path | None, stop: threading.Event) -> Iter
         up = subprocess.Popen(
             guarded([sys.executable, "-m", "deploy.cli", "up", "--procfile", str(procfile(home))], watched),
             cwd=ROOT,
-            env=environment(home, model, ports, os.environ),
+            env={**environment(home, model, ports, os.environ), **(settings or {})},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
