@@ -22,7 +22,6 @@ from training.model import SharedBase, load_chat_tokens
 ANSWERS = 2
 """To each judged question."""
 
-_ADAPTER = "judged"
 _WHY = {"reason": "make learn compares every version with the base"}
 
 
@@ -45,6 +44,7 @@ class Bench:
     def __init__(self, place: Place) -> None:
         self._place = place
         self._gateway = Gateway(place.gateway_url, place.key("worker"), LINE, Patience(check=place.check))
+        self._taken: Version | None = None
         self.tokens = load_chat_tokens(place.model)
 
     @cached_property
@@ -89,11 +89,17 @@ class Bench:
         judge = Judge(self._model, self.tokens, self._place.check)
         if version == BASE_VERSION:
             return summarise(measure(judge, None, asked, samples))
-        self._model.load_adapter(_ADAPTER, self._place.home / "adapters" / version)
-        try:
-            return summarise(measure(judge, _ADAPTER, asked, samples))
-        finally:
-            self._model.drop_adapter(_ADAPTER)
+        self._take(version)
+        return summarise(measure(judge, version, asked, samples))
+
+    def _take(self, version: Version) -> None:
+        """Load a version in place of the one before; the base cannot be without any adapter once it had one."""
+        if self._taken == version:
+            return
+        self._model.load_adapter(version, self._place.home / "adapters" / version)
+        if self._taken is not None:
+            self._model.drop_adapter(self._taken)
+        self._taken = version
 
 
 def figures(taste: Taste, new: Measured, base: Measured) -> dict[str, Any]:

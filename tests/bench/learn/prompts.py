@@ -11,12 +11,12 @@ Questions = tuple[tuple[str, ...], tuple[str, ...]]
 TAUGHT, JUDGED = 96, 100
 
 _FORMS = (
-    "What are some good ways to {}?",
-    "Give me tips on how to {}.",
+    "Give me five tips to {}.",
     "What are the steps to {}?",
-    "What should I keep in mind if I want to {}?",
-    "How would you advise me to {}?",
-    "What do I need to know to {}?",
+    "Give me a few ideas to {}.",
+    "What are five ways to {}?",
+    "Make a plan for me to {}.",
+    "What do I need to {}?",
 )
 
 _AIMS = (
@@ -433,7 +433,7 @@ QUESTIONS: Questions = _split((*FIRST_ROUND, *SECOND_ROUND, *EVALUATION))
 """Everyday questions: the demo's."""
 
 ADVICE: Questions = _split(tuple(_FORMS[i % len(_FORMS)].format(aim) for i, aim in enumerate(_AIMS)))
-"""Questions that invite a list."""
+"""Questions to which the base gives a list in two answers of three."""
 
 MESSAGES: Questions = _split(tuple(_MESSAGES[i % len(_MESSAGES)].format(whom) for i, whom in enumerate(_LETTERS)))
 """Letters to be written, where one may be more or less polite."""
