@@ -10,7 +10,7 @@ TRL_PPO := .cache/trl-1.12.0/trl/__init__.py
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench-dpo bench-reward bench-ppo bench-hh test test-quick browser check format lock screenshots clean
+.PHONY: help setup up demo bench-dpo bench-reward bench-ppo bench-hh learn test test-quick browser check format lock screenshots clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ $(TRL_PPO):
 
 bench-hh: setup ## Measure reward models on hh_harmless (hours; ARGS="--minutes 30", run again to go on)
 	@$(BIN)/python -m tests.bench.hh_harmless $(ARGS)
+
+learn: setup ## Measure what each recipe learns from 96 votes (hours; ARGS="--minutes 30", run again to go on)
+	@$(BIN)/python -m tests.bench.learn $(ARGS)
 
 test: setup browser ## Set up what the tests need and run them all
 	@$(BIN)/python -m pytest $(ARGS)

@@ -73,7 +73,7 @@ def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
         policy = evaluate_once(attempt, bench, published)
     promote_once(attempt, policy)
     patiently(lambda: attempt.jobs.finish(attempt.claim, version=published.version))
-    shutil.rmtree(attempt.folder / RUNS, ignore_errors=True)
+    clear_runs(attempt)
 
 
 def reward_once(attempt: Attempt, bench: Bench, recipe: AnyRewardRecipe) -> None:
@@ -85,7 +85,13 @@ def reward_once(attempt: Attempt, bench: Bench, recipe: AnyRewardRecipe) -> None
     attempt.report["training"] = curve.last
     attempt.stage("closing", 0.99)
     patiently(lambda: attempt.jobs.finish(attempt.claim, version=None))
-    shutil.rmtree(attempt.folder / RUNS, ignore_errors=True)
+    clear_runs(attempt)
+
+
+def clear_runs(attempt: Attempt) -> None:
+    """What a finished job needs no more: checkpoints and rounds, several times the size of its adapter."""
+    if not attempt.settings.training.keep_runs:
+        shutil.rmtree(attempt.folder / RUNS, ignore_errors=True)
 
 
 def read_snapshot(attempt: Attempt) -> Snapshot:

@@ -58,6 +58,9 @@ class TrainingSection(_Section):
     lease_s: float = Field(default=30, ge=2, le=3600, description="Seconds without a heartbeat until a job is free.")
     tick_s: float = Field(default=5, ge=0.2, le=3600, description="Seconds between two looks at the schedule.")
     checkpoint_s: float = Field(default=20, ge=0, le=3600, description="Least seconds between two checkpoints.")
+    keep_runs: bool = Field(
+        default=False, description="Keep a finished job's checkpoints and rounds in its folder, to look at them."
+    )
     stop_patience_s: float = Field(default=20, ge=1, le=600, description="Seconds a trainer has to stop by itself.")
 
 

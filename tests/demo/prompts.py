@@ -1,7 +1,7 @@
 """What the simulated user asks: everyday questions in the project's own words, each used in one place only.
 
 `FIRST_ROUND` and `SECOND_ROUND` are asked and voted on, `EVALUATION` is asked of both versions afterwards, and
-`SMALL_TALK` is what the streams chat about while the versions change.
+`SMALL_TALK` is what the streams chat about while the versions change. `make learn` asks the first three too.
 """
 
 FIRST_ROUND: tuple[str, ...] = (

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from feedback.events import Rating, Retract, Source, turns_named
 from feedback.ids import JobId
 from feedback.jobs import Claim, JobState
+from feedback.ledger import Speaker
 from feedback.policies import PolicyState
 from tests.training.stand_in_gateway import stand_in_gateway
-from tests.training.workplace import LINE, Workplace, make_workplace
+from tests.training.workplace import LINE, TENANT, Workplace, make_workplace
 from training.attempt import Attempt
 from training.errors import NotThere
 from training.gateway import Gateway, Patience
@@ -94,3 +96,32 @@ def test_answers_to_the_built_in_prompts_are_kept_for_each_line_and_base(place: 
         run_attempt(place, held, url)
     kept = {path.parent.relative_to(place.home / "samples") for path in (place.home / "samples").rglob("*.jsonl")}
     assert kept == {Path("burnish") / place.base_digest[:12]}
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_finished_jobs_runs_are_kept_where_a_setting_says_so(
+    keep: bool, place: Workplace, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BURNISH_TRAINING_KEEP_RUNS", str(keep))
+    held = claim(place, place.start_job())
+    with stand_in_gateway(redis_url) as url:
+        run_attempt(place, held, url)
+    assert (place.home / "jobs" / held.job_id / "runs").exists() is keep
+
+
+def test_thumbs_alone_make_a_judged_version(place: Workplace, redis_url: str) -> None:
+    compared = place.ledger.standing_events()
+    for event in compared:
+        better, worse = turns_named(event.said)
+        for turn, value in ((better, "up"), (worse, "down")):
+            said = Rating.model_validate({"kind": "rating", "turn_id": turn, "value": value, "source": "simulated"})
+            place.ledger.append_event(said, Speaker(TENANT))
+        place.ledger.append_event(Retract(kind="retract", event_id=event.id, source=Source.simulated), Speaker(TENANT))
+    held = claim(place, place.start_job(algorithm="kto", min_thumbs=1))
+    with stand_in_gateway(redis_url) as url:
+        run_attempt(place, held, url)
+    job = place.jobs.get(held.job_id)
+    assert job.state is JobState.done
+    assert (job.n_events, job.report["pairs"]["held_out"]) == (2 * len(compared), 0)
+    votes = next(check for check in job.report["gate"]["checks"] if check["name"] == "votes")
+    assert votes["verdict"] == "inconclusive"
