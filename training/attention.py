@@ -4,6 +4,7 @@ Registered with transformers under NAME; the layout reaches it as the keyword `s
 each answer to its prompt and itself, never to another answer. Gradients of a shared prompt add up by themselves.
 """
 
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from training.batches import Span
 from training.errors import ModelRefused
+from training.span_attention import span_attention
 
 NAME = "burnish_shared_prompt"
 
@@ -35,10 +37,6 @@ def shared_prompt_attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """query [1, heads, T, D], key and value [1, key heads, T, D] → [1, T, heads, D] (transformers' own contract)."""
-    heads = query.shape[1] // key.shape[1]
-    if heads > 1:
-        key, value = key.repeat_interleave(heads, dim=1), value.repeat_interleave(heads, dim=1)
-    parts: list[Tensor] = []
     for span in spans:
         longest = span.prompt + max(span.answers)
         if sliding_window is not None and longest > sliding_window:
@@ -46,25 +44,31 @@ def shared_prompt_attention(
                 f"a pair of {longest} tokens is longer than this model's attention window of {sliding_window}; "
                 f"set the recipe's max_example_tokens to at most {sliding_window}"
             )
-        prompt = slice(span.start, span.start + span.prompt)
-        prompt_k, prompt_v = key[:, :, prompt], value[:, :, prompt]
-        parts.append(
-            scaled_dot_product_attention(query[:, :, prompt], prompt_k, prompt_v, is_causal=True, scale=scaling)
-        )
-        first = prompt.stop
-        for length in span.answers:
-            own = slice(first, first + length)
-            parts.append(
-                scaled_dot_product_attention(
-                    query[:, :, own],
-                    torch.cat((prompt_k, key[:, :, own]), dim=2),
-                    torch.cat((prompt_v, value[:, :, own]), dim=2),
-                    attn_mask=_mask(length, span.prompt, query),
-                    scale=scaling,
-                )
-            )
-            first = own.stop
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    attend = _in_products if query.device.type == "cpu" else _fused
+    sizes = [size for span in spans for size in (span.prompt, *span.answers)]
+    pieces = zip(query.split(sizes, dim=2), key.split(sizes, dim=2), value.split(sizes, dim=2), strict=True)
+    parts: list[Tensor] = []
+    for span in spans:
+        prompt_q, prompt_k, prompt_v = next(pieces)
+        parts.append(attend(prompt_q, prompt_k, prompt_v, scale))
+        for own_q, own_k, own_v in islice(pieces, len(span.answers)):
+            seen_k, seen_v = torch.cat((prompt_k, own_k), dim=2), torch.cat((prompt_v, own_v), dim=2)
+            parts.append(attend(own_q, seen_k, seen_v, scale))
     return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def _in_products(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    return span_attention(query[0], key[0], value[0], scale)[None]
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    heads = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(heads, dim=1), value.repeat_interleave(heads, dim=1)
+    n, before = query.shape[2], key.shape[2] - query.shape[2]
+    if not before:
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+    return scaled_dot_product_attention(query, key, value, attn_mask=_mask(n, before, query), scale=scale)
 
 
 def _mask(answer: int, prompt: int, like: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -234,11 +235,24 @@ class SharedBase:
                 self._peft.add_adapter(name, config)
         except ValueError as error:
             raise ModelRefused(f"this base cannot take the adapter: {error}") from error
+        for layer in self._peft.modules():
+            if isinstance(layer, LoraLayer):
+                layer.lora_variant[name] = _ScaledInside
+                layer.cast_input_dtype_enabled = self._precision.products is None  # autocast would cast back again
 
     def _with_adapters(self) -> PeftModel:
         if self._peft is None:
             raise ModelRefused("no adapter was added to the base yet")
         return self._peft
+
+
+class _ScaledInside:
+    """Has peft compute W·x + B·(scale·A·x): the scale is put on `rank` values a token, not on the layer's output."""
+
+    @staticmethod
+    def forward(layer: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
+        inside = layer.lora_A[active_adapter](layer.lora_dropout[active_adapter](x)) * layer.scaling[active_adapter]
+        return cast(Tensor, result + layer.lora_B[active_adapter](inside))
 
 
 def load_chat_tokens(folder: Path) -> ChatTokens:
