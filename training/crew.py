@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -29,8 +29,8 @@ _PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
-class Place:
-    """A process's place in a crew of `size`. `meeting` is a file, not there at first, by which they find each other."""
+class Seat:
+    """A process's seat in a crew of `size`. `meeting` is a file, not there at first, by which they find each other."""
 
     rank: int
     size: int
@@ -141,10 +141,10 @@ class Crew:
         self._say(Call(loop, tuple(own), lesson))
         return loop(**own, **lesson)
 
-    def follow(self, own: Mapping[str, object]) -> None:
-        """In all but the first: do what it says until it has no more to say. Raises what the loops do."""
-        while not isinstance(word := self._hear(), _Done):
-            if isinstance(word, Call):
+    def follow(self, own: Mapping[str, object]) -> NoReturn:
+        """In all but the first: do what it says, until this process is ended. Raises what the loops do."""
+        while True:
+            if isinstance(word := self._hear(), Call):
                 word.loop(**{name: own[name] for name in word.own}, **word.lesson)
 
     def first(self, work: Callable[[], None]) -> None:
@@ -158,10 +158,6 @@ class Crew:
         except Exception as error:
             self._say(Failed(_portable(error)))
             raise
-        self.dismiss()
-
-    def dismiss(self) -> None:
-        """By the first process: the others need not wait any longer."""
         self._say(_Done())
 
     def before_pass(self) -> None:
@@ -218,29 +214,23 @@ class Crew:
             self.shards.idle_pass()
 
 
-def join(place: Place, device: torch.device) -> Crew:
+def join(seat: Seat, device: torch.device) -> Crew:
     """Meet the others, who wait until all are there. Call once in a process, after it has taken its device."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # they are all on this machine
     os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
     # What accelerate would else guess, with a warning.
     os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
-    for name, value in (("RANK", place.rank), ("WORLD_SIZE", place.size)):
+    for name, value in (("RANK", seat.rank), ("WORLD_SIZE", seat.size)):
         os.environ[name] = os.environ[f"LOCAL_{name}"] = str(value)
     torch.distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        init_method=f"file://{place.meeting}",
-        rank=place.rank,
-        world_size=place.size,
+        init_method=f"file://{seat.meeting}",
+        rank=seat.rank,
+        world_size=seat.size,
         timeout=_PATIENCE,
     )
     PartialState(cpu=device.type == "cpu")
-    return Crew(place.rank, place.size)
-
-
-def leave() -> None:
-    """After this the process is alone again."""
-    PartialState._reset_state()
-    torch.distributed.destroy_process_group()
+    return Crew(seat.rank, seat.size)
 
 
 def _portable(error: Exception | None) -> Any:

@@ -89,9 +89,9 @@ def _alone() -> "Crew":
 
 
 def _meet(rank: int, settings: Settings, job_id: str, device: "torch.device") -> "Crew":
-    from training.crew import Place, join
+    from training.crew import Seat, join
 
-    return join(Place(rank, settings.training.processes, settings.job_folder(job_id) / _MEETING), device)
+    return join(Seat(rank, settings.training.processes, settings.job_folder(job_id) / _MEETING), device)
 
 
 def _start(rank: int, job_id: str) -> subprocess.Popen[bytes]:

@@ -1,13 +1,14 @@
 """Several processes train what one would: two real ones over gloo, with the base whole and in shards."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.training.loops.notes import same
-from tests.training.two import KINDS, Learned, Short, Two, learn, sum_up, two_processes
+from tests.training.two import KINDS, Learned, Short, Two, learn, learn_apart, sum_up, two_processes
 from training.crew import Crew
 from training.errors import LostStep, OutOfMemory, Stopped
 
@@ -73,6 +74,22 @@ def test_a_first_process_that_is_stopped_stops_the_other_and_both_go_on_to_the_s
     first, second = two.play(learn, kind, tiny_model, tmp_path / "broken", sharded=sharded)
     assert same(first.state, unbroken.state)
     assert same(second.state, unbroken.state)
+
+
+@pytest.mark.parametrize("kind", ["kto", "reward"])
+def test_the_first_process_alone_writes(two: Two, tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    two.play(learn_apart, kind, tiny_model, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+    assert list((tmp_path / "0").rglob("step-*"))
+
+
+def test_what_two_processes_began_one_can_end(two: Two, tiny_model: Path, tmp_path: Path) -> None:
+    unbroken = learn(Crew(), "dpo", tiny_model, tmp_path / "unbroken")
+    stopped = two.play(learn, "dpo", tiny_model, tmp_path / "broken", stop_at=6)
+    assert [type(each) for each in stopped] == [Stopped, Stopped]
+    ended = learn(Crew(), "dpo", tiny_model, tmp_path / "broken")
+    assert 0 < len(ended.points) < len(unbroken.points)
+    assert_close(replace(ended, points=[]), replace(unbroken, points=[]))
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -28,7 +28,7 @@ from tests.training.tiny import (
 )
 from tests.training.tiny_engine import TinyEngine, TinyRollouts
 from training.batches import Pass
-from training.crew import Crew, Place, join, leave
+from training.crew import Crew, Seat, join
 from training.loops.experience import NoRollouts, no_scorer
 from training.loops.kto import train_kto
 from training.loops.online_preference import train_online_preference
@@ -73,7 +73,7 @@ def two_processes(folder: Path) -> Iterator[Two]:
     context = multiprocessing.get_context("spawn")
     ends = [context.Pipe() for _ in range(2)]
     started = [
-        context.Process(target=_attend, args=(Place(rank, 2, folder / "meeting"), ends[rank][1]), daemon=True)
+        context.Process(target=_attend, args=(Seat(rank, 2, folder / "meeting"), ends[rank][1]), daemon=True)
         for rank in range(2)
     ]
     for each in started:
@@ -86,21 +86,18 @@ def two_processes(folder: Path) -> Iterator[Two]:
             each.join()
 
 
-def _attend(place: Place, pipe: Connection) -> None:
+def _attend(seat: Seat, pipe: Connection) -> None:
     torch.set_num_threads(1)
     logging.disable()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    join(place, torch.device("cpu"))
-    try:
-        while True:
-            scene, arguments, named = pipe.recv()
-            try:
-                came = scene(Crew(place.rank, place.size), *arguments, **named)
-            except Exception as error:  # noqa: BLE001 - it is what the scene came to
-                came = error
-            pipe.send_bytes(pickle.dumps(came))
-    except EOFError:
-        leave()
+    join(seat, torch.device("cpu"))
+    while True:
+        scene, arguments, named = pipe.recv()
+        try:
+            came = scene(Crew(seat.rank, seat.size), *arguments, **named)
+        except Exception as error:  # noqa: BLE001 - it is what the scene came to
+            came = error
+        pipe.send_bytes(pickle.dumps(came))
 
 
 # The scenes -----------------------------------------------------------------------------------------------------------
@@ -124,6 +121,11 @@ def learn(crew: Crew, kind: str, model: Path, folder: Path, *, sharded: bool = F
     learning = count_passes(base, short if short is not None and short.rank == crew.rank else None)
     own = {"model": base, "watch": notes.watch() if crew.is_first else SILENT, "folder": folder, "every_s": 1e9}
     return Learned(KINDS[kind](base, own, model, options), notes.points, len(learning))
+
+
+def learn_apart(crew: Crew, kind: str, model: Path, folder: Path) -> Learned:
+    """A run for which each process is given a folder of its own, named after its rank."""
+    return learn(crew, kind, model, folder / str(crew.rank))
 
 
 @dataclass(frozen=True)
