@@ -1,5 +1,6 @@
 """From a recipe to its loop: what a job of each kind trains, and what is learned on the way."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,11 @@ class Desk:
     def every_s(self) -> float:
         return self.attempt.settings.training.checkpoint_s
 
+    def together(self, loop: Callable[..., object], own: Mapping[str, object] | None = None, **lesson: object) -> None:
+        """Run a loop in all processes that hold the model; `own` are arguments that the others have their own of."""
+        mine = {"model": self.model, "watch": self.watch, **(own or {})}
+        self.model.crew.together(loop, mine, folder=self.folder, every_s=self.every_s, **lesson)
+
     @property
     def pairs(self) -> list[TokenPair]:
         return [each for each in self.lessons.train if isinstance(each, TokenPair)]
@@ -69,11 +75,11 @@ def train_by(recipe: PolicyRecipe, desk: Desk, origin: Origin) -> None:
     """Leave the recipe's policy in the model, as the adapter POLICY. Raises what its loop does."""
     match recipe:
         case PreferenceTraining():
-            train_preference(desk.model, desk.pairs, recipe, desk.folder, desk.watch, every_s=desk.every_s)
+            desk.together(train_preference, pairs=desk.pairs, recipe=recipe)
         case KtoRecipe():
-            train_kto(desk.model, desk.answers, recipe, desk.folder, desk.watch, every_s=desk.every_s)
+            desk.together(train_kto, thumbs=desk.answers, recipe=recipe)
         case SftRecipe():
-            train_sft(desk.model, desk.answers, recipe, desk.folder, desk.watch, every_s=desk.every_s)
+            desk.together(train_sft, demonstrations=desk.answers, recipe=recipe)
         case PpoRecipe() | RlooRecipe() | GrpoRecipe() | OnlinePreferenceRecipe():
             train_on_policy(recipe, desk, origin)
 
@@ -95,12 +101,11 @@ def train_on_policy(recipe: OnlinePreferenceRecipe | PolicyGradientRecipe, desk:
     reward = scorer_of(exported, desk.model, desk.tokens, base_digest, watch)
     asked = Asked(desk.lessons.asked, recipe.rollouts, recipe.seed)
     rollouts = EngineRollouts(attempt, desk.model, desk.tokens, asked, origin)
+    own, shared = {"rollouts": rollouts, "reward": reward}, replace(desk, watch=watch)
     if isinstance(recipe, OnlinePreferenceRecipe):
-        train_online_preference(
-            desk.model, desk.pairs, recipe, rollouts, reward, desk.folder, watch, every_s=desk.every_s
-        )
+        shared.together(train_online_preference, own, votes=desk.pairs, recipe=recipe)
     else:
-        train_policy_gradient(desk.model, recipe, rollouts, reward, desk.folder, watch, every_s=desk.every_s)
+        shared.together(train_policy_gradient, own, recipe=recipe)
     rollouts.end()
 
 

@@ -105,7 +105,7 @@ def code_version() -> str:
     folder = Path(__file__).parent
     for path in sorted(folder.rglob("*.py")):
         total.update(f"{path.relative_to(folder)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    for package in ("torch", "transformers", "peft"):
+    for package in ("torch", "transformers", "peft", "accelerate"):
         total.update(f"{package} {metadata.version(package)}\n".encode())
     return total.hexdigest()[:12]
 

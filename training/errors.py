@@ -61,6 +61,10 @@ class OutOfMemory(TrainingError):
     """A step does not fit into memory, not even in passes of half the size."""
 
 
+class LostStep(TrainingError):
+    """One of several processes failed where the others cannot be told: all have to end."""
+
+
 class AdapterDamaged(TrainingError):
     """A published adapter's files are not those its version was named after."""
 

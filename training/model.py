@@ -20,8 +20,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from training import attention
 from training.algorithms import AdapterRecipe
-from training.batches import Pass
+from training.batches import Item, Pass, make_pass
+from training.crew import Crew
 from training.errors import ModelRefused
+from training.shards import shard_layers
 from training.tokens import ChatTokens, Tokenizer
 
 
@@ -38,13 +40,30 @@ FP32 = Precision(torch.float32, None)
 
 
 class SharedBase:
-    """A frozen base on one device, and over it the adapters and their heads, which are kept in fp32."""
+    """A frozen base on one device, and over it the adapters and their heads, which are kept in fp32.
 
-    def __init__(self, folder: Path, device: torch.device, precision: Precision = BF16) -> None:
+    `crew` are the processes that train together, each with such a base. With `sharded` each holds a part of its
+    weights only; passes that are none of a step's are then made by the first process, which the others follow.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        precision: Precision = BF16,
+        *,
+        crew: Crew | None = None,
+        sharded: bool = False,
+    ) -> None:
         attention.register()
         self.device = device
+        self.crew = crew or Crew()
         self._precision = precision
-        self._base = _load(folder, precision).to(device)
+        self._base = _load(folder, precision)
+        if sharded:
+            shard_layers(self._base.base_model, device, self.crew.size)
+            self.crew.shards = self
+        self._base.to(device)
         self._peft: PeftModel | None = None
         self._heads: dict[str, torch.nn.Linear] = {}
         self._trained: set[str] = set()
@@ -167,6 +186,7 @@ class SharedBase:
 
     def hidden(self, batch: Pass, rows_N: Tensor) -> Tensor:
         """[N, H] fp32 final hidden states, after the last norm, at places of the stream; the LM head is not run."""
+        self.crew.before_pass()
         batch = batch.to(self.device)
         with self._products():
             out = self._base.base_model(  # the decoder; peft puts its adapters into its layers
@@ -178,6 +198,7 @@ class SharedBase:
     # Log-probs ---------------------------------------------------------------------------------------------------
     def logits(self, batch: Pass) -> Tensor:
         """[S, V] fp32 logits of the positions that predict the scored tokens, under the policy in use."""
+        self.crew.before_pass()
         batch = batch.to(self.device)
         model = self._peft if self._peft is not None else self._base
         with self._products():
@@ -206,6 +227,27 @@ class SharedBase:
             logprobs_SV = torch.log_softmax(logits_SV.detach(), dim=-1)
             entropy_S = -(logprobs_SV.exp() * logprobs_SV).sum(dim=-1)
         return -torch.nn.functional.cross_entropy(logits_SV, targets_S, reduction="none"), entropy_S
+
+    # Shards ------------------------------------------------------------------------------------------------------
+    def idle_pass(self) -> None:
+        """Lend this process's part of the base to a pass of the first one."""
+        batch = make_pass([Item((0,), ((0,),))]).to(self.device)
+        with torch.no_grad(), self.policy(None), self._products():
+            self._base.base_model(
+                input_ids=batch.tokens_T[None], position_ids=batch.positions_T[None], use_cache=False, spans=batch.spans
+            )
+
+    @contextmanager
+    def keeping_gradients(self) -> Iterator[None]:
+        """Within: gradients that are added up are forgotten at its end."""
+        trained = [each for name in self._trained for each in self.parameters(name).values()]
+        trained += [each for head in self._heads.values() for each in head.parameters()]
+        kept = [each.grad for each in trained]
+        for each in trained:
+            each.grad = None
+        yield
+        for each, grad in zip(trained, kept, strict=True):
+            each.grad = grad
 
     # Inside ------------------------------------------------------------------------------------------------------
     def _products(self) -> torch.autocast:

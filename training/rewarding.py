@@ -52,7 +52,8 @@ def reward_model_once(
     if (found := find_exported(folder, origin.job_id)) is not None:
         return found
     readings = read_pairs(votes.train, recipe, tokens)
-    members = train_reward(model, readings, recipe, work, watch, every_s=every_s)
+    own = {"model": model, "watch": watch}
+    members = model.crew.together(train_reward, own, readings=readings, recipe=recipe, folder=work, every_s=every_s)
     calibration, judged = votes.split_held_out()
 
     def judge(written: RewardModel) -> Assessment:

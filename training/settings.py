@@ -54,6 +54,13 @@ class TrainingSection(_Section):
     recipes: Path | None = Field(default=None, description="Folder with recipes of your own, beside the built-in ones.")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to train; auto takes a GPU.")
     threads: int = Field(default=1, ge=1, le=256, description="CPU cores to train on: the last ones of this process.")
+    processes: int = Field(
+        default=1, ge=1, le=64, description="Processes that train together, each on a GPU or CPU cores of its own."
+    )
+    sharding: Literal["none", "base"] = Field(
+        default="none",
+        description="base: each of several processes holds a part of the base's weights, where one GPU is too small.",
+    )
     max_attempts: int = Field(default=3, ge=1, le=20, description="Attempts at a job before it counts as failed.")
     lease_s: float = Field(default=30, ge=2, le=3600, description="Seconds without a heartbeat until a job is free.")
     tick_s: float = Field(default=5, ge=0.2, le=3600, description="Seconds between two looks at the schedule.")
@@ -62,6 +69,11 @@ class TrainingSection(_Section):
         default=False, description="Keep a finished job's checkpoints and rounds in its folder, to look at them."
     )
     stop_patience_s: float = Field(default=20, ge=1, le=600, description="Seconds a trainer has to stop by itself.")
+
+    @property
+    def shards(self) -> bool:
+        """Whether the base is to be spread over processes."""
+        return self.sharding == "base" and self.processes > 1
 
 
 class GateSection(_Section):

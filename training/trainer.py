@@ -23,6 +23,7 @@ from training.errors import Stopped, TrainingError
 from training.exits import EXIT_LEASE_LOST, EXIT_REFUSED, EXIT_STOPPED
 from training.files import write_json
 from training.gateway import Gateway, Patience
+from training.helpers import helped
 from training.settings import load_settings
 
 log = logging.getLogger("training.trainer")
@@ -59,8 +60,10 @@ def main(arguments: list[str]) -> int:
             stop=stop,
             report=dict(job.report),
         )
-        device = place(settings.training)
-        run(attempt, lambda: SharedBase(settings.model_path, device))
+        with helped(settings, job_id) as meet:
+            device = place(settings.training)
+            shards = settings.training.shards
+            run(attempt, lambda: SharedBase(settings.model_path, device, crew=meet(device), sharded=shards))
         return 0
     except Stopped as error:
         log.info("%s", error)

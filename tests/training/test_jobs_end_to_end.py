@@ -248,6 +248,35 @@ def adapter_bytes(place: Workplace, job: Job) -> bytes:
     return (place.home / "adapters" / str(job.version) / "adapter_model.safetensors").read_bytes()
 
 
+HELPERS = b"training.helpers"
+
+
+def test_a_job_on_two_processes_goes_on_after_the_death_of_one(make: MakeWorkplace) -> None:
+    place = make(BURNISH_TRAINING_PROCESSES="2")
+    place.vote(12)
+    job_id = place.start_job(epochs=20, batch_pairs=2, pass_tokens=64)
+    with place.beat(), place.worker():
+        place.wait_for_step(job_id, 5)
+        helper, trainer = trainer_pid(job_id, HELPERS), running_trainer(job_id)
+        assert helper is not None
+        os.kill(helper, signal.SIGKILL)
+        wait_until(lambda: trainer_pid(job_id) != trainer, within_s=10, what="the trainer dies with its helper")
+        place.wait_for(job_id, JobState.done)
+        assert trainer_pid(job_id, HELPERS) is None
+    assert assert_finished_once(place, job_id).attempt == 2
+
+
+def test_a_job_that_shards_the_base_over_two_processes_samples_learns_and_is_judged(make: MakeWorkplace) -> None:
+    place = make(BURNISH_TRAINING_PROCESSES="2", BURNISH_TRAINING_SHARDING="base")
+    place.vote(12)
+    job_id = place.start_job(algorithm="ppo", rollouts=ROLLOUTS, reward=REWARD)
+    with place.beat(), place.worker():
+        place.wait_for(job_id, JobState.done)
+    job = assert_judged_once(place, job_id)
+    assert {point["round"] for point in place.jobs.curve(job_id)} == {1, 2}
+    assert job.report["gate"]["checks"]
+
+
 def test_a_worker_that_is_asked_to_stop_leaves_a_checkpoint_and_gives_the_job_back(make: MakeWorkplace) -> None:
     place = make(BURNISH_TRAINING_LEASE_S="600")
     place.vote(12)

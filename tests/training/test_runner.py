@@ -17,6 +17,7 @@ from feedback.keyspace import Keyspace
 from feedback.policies import Policy, PolicyState
 from tests.services import wait_until
 from tests.training.workplace import LINE, Workplace, make_workplace, trainer_pid
+from training.place import own_cores
 from training.runner import Runner
 from training.settings import Settings
 from training.tokens import ChatTokens
@@ -164,6 +165,11 @@ def test_a_trainer_hears_that_it_is_to_stop_while_it_still_imports(
     hold = HOLD.format(deaf=False, until=heard, code="(home / 'heard').touch() or 75")
     assert stop_while_importing(place, monkeypatch, hold) == "stopped"
     assert (place.home / "heard").exists()
+
+
+def test_processes_take_cores_of_their_own_from_the_last_and_share_where_there_are_too_few() -> None:
+    assert [own_cores([0, 1, 2, 3, 4], 2, rank) for rank in range(3)] == [[3, 4], [1, 2], [3, 4]]
+    assert [own_cores([7], 4, rank) for rank in range(2)] == [[7], [7]]
 
 
 def test_the_last_core_is_taken() -> None:

@@ -51,6 +51,8 @@ def test_the_environment_goes_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("BURNISH_GATE_ON_INCONCLUSIVE", "canary", "gate.on_inconclusive = 'canary'"),
         ("BURNISH_GATE_PROMPTS", "10", "gate.prompts = '10'"),
         ("BURNISH_TRAINING_THREADS", "0", "training.threads = '0'"),
+        ("BURNISH_TRAINING_PROCESSES", "0", "training.processes = '0'"),
+        ("BURNISH_TRAINING_SHARDING", "policy", "training.sharding = 'policy'"),
         ("BURNISH_TRAINING_THREDS", "1", "training.threds = '1'"),
     ],
 )

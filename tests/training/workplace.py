@@ -153,13 +153,13 @@ def make_workplace(
     return Workplace(home, redis_url, gateway_url, tokens, settings)
 
 
-def trainer_pid(job_id: JobId) -> int | None:
-    """The trainer's process for a job, if one runs."""
+def trainer_pid(job_id: JobId, module: bytes = b"training.trainer") -> int | None:
+    """The trainer's process for a job, if one runs; or another's of its own module."""
     for entry in Path("/proc").iterdir():
         try:
             command = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"training.trainer" in command and job_id.encode() in command:
+        if module in command and job_id.encode() in command:
             return int(entry.name)
     return None

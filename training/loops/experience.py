@@ -3,7 +3,7 @@
 N answers with S tokens in all lie one after another, in the order of `parts`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +77,21 @@ class Scoring:
     value: str | None
     reward: Scorer
     pass_tokens: int
+
+
+class NoRollouts:
+    """For a process that learns from what another one sampled."""
+
+    def begin(self, number: int, state: Mapping[str, Tensor]) -> None:
+        raise AssertionError(f"round {number} is another process's to sample")
+
+    def groups(self, number: int) -> Iterator[Group]:
+        raise AssertionError(f"round {number} is another process's to sample")
+
+
+def no_scorer(asked: Sequence[Answered]) -> Sequence[float]:
+    """For a process that learns from what another one scored."""
+    raise AssertionError(f"{len(asked)} answers are another process's to score")
 
 
 def gather(groups: Iterable[Group], scoring: Scoring, watch: Watch) -> Experience:

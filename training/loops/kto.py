@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -60,7 +61,7 @@ def train_kto(
     Raises Diverged, OutOfMemory, or Stopped when `watch` says so (after a checkpoint).
     """
     name = hashlib.sha256(repr((tuple(thumbs), recipe.model_dump_json())).encode()).hexdigest()
-    run = Run(name, folder, recipe.optimizer, recipe.seed, every_s)
+    run = Run(name, folder, recipe.optimizer, recipe.seed, every_s, crew=model.crew)
     passes = pack_thumbs(thumbs, recipe)
     ahead = 2 / (2 + 4 * recipe.epochs)  # two forward passes, against two and a backward one in every epoch
     passes = with_reference(model, passes, folder, name, watch.between(0, ahead))
@@ -74,16 +75,10 @@ def train_kto(
         """Estimate z₀ over the whole step, then add up its gradients, pass by pass."""
         step = plan[number]
         parts = [part for i in step.passes for part in (passes[i].halves() if smaller else [passes[i]])]
-        strays = []
-        for each in parts:
-            watch.check(f"before step {number + 1} of {len(plan)}")
-            strays.append(stray_ratios(model, each))
-        kl = mismatched_kl(torch.cat(strays))
+        check = partial(watch.check, f"before step {number + 1} of {len(plan)}")
+        kl = mismatched_kl(torch.cat(model.crew.spread(parts, lambda each: stray_ratios(model, each), check)))
         total_weight = sum(float(weights(each, recipe).sum()) for each in parts)
-        seen: list[dict[str, Tensor]] = []
-        for each in parts:
-            watch.check(f"before step {number + 1} of {len(plan)}")
-            seen.append(learn_pass(model, each, recipe, kl, total_weight))
+        seen = model.crew.spread(parts, lambda each: learn_pass(model, each, recipe, kl, total_weight), check)
         values = {key: torch.cat([part[key] for part in seen]) for key in seen[0]}
         up_N = values["up"] == 1
         return {

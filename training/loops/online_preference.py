@@ -5,6 +5,7 @@ Each round goes on from where the one before it ended, on people's votes and its
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -73,11 +74,16 @@ def train_online_preference(
                 every_s=every_s,
                 start=state,
             )
-            write_json(done.with_suffix(".json"), {"steps": steps_before + steps})
-            save_file(model.adapter_state(POLICY), done.with_suffix(".part"))
-            done.with_suffix(".part").replace(done)
+            model.crew.first(partial(keep, done, model.adapter_state(POLICY), steps_before + steps))
         steps_before = (read_json(done.with_suffix(".json")) or {}).get("steps", steps_before)
         model.set_adapter_state(POLICY, load_file(done))
+
+
+def keep(path: Path, state: Mapping[str, Tensor], steps: int) -> None:
+    """What a round has made of the adapter, and how many steps were taken until then."""
+    write_json(path.with_suffix(".json"), {"steps": steps})
+    save_file(dict(state), path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
 
 
 def experience_of(
@@ -92,12 +98,17 @@ def experience_of(
 ) -> Experience:
     """The answers of a round with their rewards, from what was kept of it where there is something."""
     path = folder / f"round-{number:04d}.safetensors"
-    if not path.exists():
+
+    def make() -> None:
+        if path.exists():
+            return
         rollouts.begin(number, state)
         scoring = Scoring(model, POLICY, None, reward, recipe.loss.pass_tokens)
         experience = gather(rollouts.groups(number), scoring, watch)
         check_engine(experience, recipe.rollouts.max_engine_gap)
         save_experience(path, experience, {})
+
+    model.crew.first(make)
     return load_experience(path)[0]
 
 

@@ -99,15 +99,17 @@ def train_policy_gradient(
         now = rounds.enter(round_number)
         chosen = [now.lessons[i] for i in minibatch(now.experience, recipe, round_number, within)]
         n_tokens = sum(len(lesson.batch.targets_S) for lesson in chosen)
-        seen: list[Mapping[str, Tensor]] = []
-        for lesson in (part for each in chosen for part in (each.halves() if smaller else [each])):
-            watch.check(f"before step {number + 1} of {total}")
-            seen.append(learn_lesson(model, lesson, now.kl_weight, recipe, n_tokens))
+        seen = model.crew.spread(
+            [part for each in chosen for part in (each.halves() if smaller else [each])],
+            lambda lesson: learn_lesson(model, lesson, now.kl_weight, recipe, n_tokens),
+            lambda: watch.check(f"before step {number + 1} of {total}"),
+        )
         values_S = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
         return {"round": round_number + 1, **summary(now, values_S)}
 
     name = hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
-    train(parameters, total, learn, Run(name, folder, recipe.optimizer, recipe.seed, every_s, most_loss=100), watch)
+    run = Run(name, folder, recipe.optimizer, recipe.seed, every_s, most_loss=100, crew=model.crew)
+    train(parameters, total, learn, run, watch)
 
 
 def learn_lesson(
@@ -161,13 +163,16 @@ class Rounds:
     def enter(self, number: int) -> Round:
         """Round `number`, ready to be learned from; with `ahead`, the next one is being sampled from here on."""
         if self._now is None or self._now[0] != number:
-            if not self._path(number).exists():
-                self._begin(number)
-                self._gather(number)
-            if self._recipe.rollouts.ahead and number + 1 < self._recipe.rollouts.rounds:
-                self._begin(number + 1)
+            self._model.crew.first(lambda: self._prepare(number))
             self._now = number, self._load(number)
         return self._now[1]
+
+    def _prepare(self, number: int) -> None:
+        if not self._path(number).exists():
+            self._begin(number)
+            self._gather(number)
+        if self._recipe.rollouts.ahead and number + 1 < self._recipe.rollouts.rounds:
+            self._begin(number + 1)
 
     def _begin(self, number: int) -> None:
         """Have the policy as it is now answer, or as it was when this round was begun before."""

@@ -75,7 +75,7 @@ def train_preference(
     It begins anew, or goes on from the state `start` of the one that is there. Returns the number of steps of the
     whole run. Raises WrongFirstLoss, Diverged, OutOfMemory, or Stopped when `watch` says so (after a checkpoint).
     """
-    run = Run(run_digest(pairs, recipe), folder, recipe.optimizer, recipe.seed, every_s)
+    run = Run(run_digest(pairs, recipe), folder, recipe.optimizer, recipe.seed, every_s, crew=model.crew)
     passes = pack_pairs(pairs, recipe)
     ahead = 1 / (1 + 3 * recipe.epochs)  # the reference's share of the work: a forward pass, no backward one
     if not isinstance(recipe, OrpoRecipe | SimpoRecipe):  # those two know no reference
@@ -91,10 +91,11 @@ def train_preference(
         """Add up one step's gradients, pass by pass."""
         step = plan[number]
         total_weight = sum(float(passes[i].weights_P.sum()) for i in step.passes)
-        seen: list[dict[str, Tensor]] = []
-        for each in (part for i in step.passes for part in (passes[i].halves() if smaller else [passes[i]])):
-            watch.check(f"before step {number + 1} of {len(plan)}")
-            seen.append(learn_pass(model, each, recipe, total_weight))
+        seen = model.crew.spread(
+            [part for i in step.passes for part in (passes[i].halves() if smaller else [passes[i]])],
+            lambda each: learn_pass(model, each, recipe, total_weight),
+            lambda: watch.check(f"before step {number + 1} of {len(plan)}"),
+        )
         values = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
         if number == 0 and start is None and isinstance(recipe, BEGINS_AT_LN_2):
             check_first_loss(float(values["preference"].mean()))

@@ -21,14 +21,17 @@ def reference_sums(model: SharedBase, batches: Sequence[Pass], cache: Path, run:
     sizes = [batch.n_answers for batch in batches]
     if cache.exists() and name in (kept := load_file(cache)) and len(kept[name]) == sum(sizes):
         return list(kept[name].split(sizes))
-    parts: list[Tensor] = []
-    for number, batch in enumerate(batches):
+
+    def score(numbered: tuple[int, Pass]) -> Tensor:
+        number, batch = numbered
         watch.progress(number / len(batches))
-        watch.check("while the reference was computed")
         with torch.no_grad(), model.policy(None):
-            parts.append(batch.sum_answers(model.logprobs(batch).cpu()))
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    aside = cache.with_suffix(".part")
-    save_file({name: torch.cat(parts)}, aside)
-    aside.replace(cache)
+            return batch.sum_answers(model.logprobs(batch).cpu())
+
+    parts = model.crew.spread(list(enumerate(batches)), score, lambda: watch.check("while the reference was computed"))
+    if model.crew.is_first:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        aside = cache.with_suffix(".part")
+        save_file({name: torch.cat(parts)}, aside)
+        aside.replace(cache)
     return parts

@@ -88,15 +88,16 @@ def train_member(
         """Add up one step's gradients, pass by pass."""
         step = plan[step_number]
         total_weight = sum(float(passes[i].weights_P.sum()) for i in step.passes)
-        seen: list[dict[str, Tensor]] = []
-        for each in (part for i in step.passes for part in (halves(passes[i], heads) if smaller else [passes[i]])):
-            watch.check(f"before step {step_number + 1} of {len(plan)}")
-            seen.append(learn_pass(model, name, each, recipe, total_weight))
+        seen = model.crew.spread(
+            [part for i in step.passes for part in (halves(passes[i], heads) if smaller else [passes[i]])],
+            lambda each: learn_pass(model, name, each, recipe, total_weight),
+            lambda: watch.check(f"before step {step_number + 1} of {len(plan)}"),
+        )
         values = {key: torch.cat([part[key] for part in seen]) for key in seen[0]}
         return {"member": number, "epoch": step.epoch + 1, **summary(values)}
 
     parameters = {**model.parameters(name), **model.head_parameters(name)}
-    run = Run(run_digest(readings, recipe, number), folder / name, recipe.optimizer, seed, every_s)
+    run = Run(run_digest(readings, recipe, number), folder / name, recipe.optimizer, seed, every_s, crew=model.crew)
     train(parameters, len(plan), learn, run, watch)
 
 

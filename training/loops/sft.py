@@ -50,7 +50,7 @@ def train_sft(
     when `watch` says so (after a checkpoint).
     """
     name = hashlib.sha256(repr((tuple(demonstrations), recipe.model_dump_json())).encode()).hexdigest()
-    run = Run(name, folder, recipe.optimizer, recipe.seed, every_s)
+    run = Run(name, folder, recipe.optimizer, recipe.seed, every_s, crew=model.crew)
     chosen = mix(
         demonstrations, {str(source): share for source, share in recipe.shares.items()}, recipe.max_repeats, recipe.seed
     )
@@ -65,12 +65,14 @@ def train_sft(
         step = plan[number]
         parts = [part for i in step.passes for part in (passes[i].halves() if smaller else [passes[i]])]
         total_weight = sum(float(each.weights.sum()) for each in parts)
-        loss, tokens, answers = 0.0, 0, 0
-        for each in parts:
-            watch.check(f"before step {number + 1} of {len(plan)}")
-            loss += learn_pass(model, each, total_weight)
-            tokens, answers = tokens + len(each.batch.targets_S), answers + len(each.answers)
-        return {"epoch": step.epoch + 1, "examples": answers, "loss": loss, "answer_tokens": tokens / answers}
+        losses = model.crew.spread(
+            parts,
+            lambda each: learn_pass(model, each, total_weight),
+            lambda: watch.check(f"before step {number + 1} of {len(plan)}"),
+        )
+        answers = sum(len(each.answers) for each in parts)
+        tokens = sum(len(each.batch.targets_S) for each in parts)
+        return {"epoch": step.epoch + 1, "examples": answers, "loss": sum(losses), "answer_tokens": tokens / answers}
 
     train(model.parameters(POLICY), len(plan), learn, run, watch)
 

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from training.algorithms import OptimizerRecipe
 from training.batches import group_steps
 from training.checkpoint import Checkpoint, Checkpoints, optimizer_state, restore_optimizer
+from training.crew import Crew
 from training.errors import Diverged, OutOfMemory, Stopped
 
 log = logging.getLogger("training.steps")
@@ -46,6 +47,10 @@ class Watch:
             raise Stopped(f"stopped {when}")
 
 
+SILENT = Watch(point=lambda point: None, progress=lambda share: None, stopping=lambda: False)
+"""For a process that has nobody to tell, and is stopped by another."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One optimizer step: the passes it learns from, by their place."""
@@ -58,7 +63,8 @@ class Step:
 class Run:
     """One run of the optimizer. `name` says what is run, so that another run's checkpoints are not taken up.
 
-    `most_loss`: the run has diverged when a step's loss exceeds so many times the first step's, at least 1.
+    `most_loss`: the run has diverged when a step's loss exceeds so many times the first step's, at least 1. `crew`:
+    the processes that make it together; the first of them keeps the checkpoints.
     """
 
     name: str
@@ -67,10 +73,13 @@ class Run:
     seed: int
     every_s: float = 20.0
     most_loss: float = 10.0
+    crew: Crew = field(default_factory=Crew)
 
 
 Learn = Callable[[int, bool], dict[str, float]]
 """Leaves the gradients of a step (by its number) in the parameters and returns its curve point, with the key `loss`.
+
+Each process of a crew leaves those of its own passes, and returns the point of the whole step.
 
 The second argument asks for smaller passes: memory ran out before. Raises Stopped between passes.
 """
@@ -108,6 +117,8 @@ def train(parameters: Parameters, total: int, learn: Learn, run: Run, watch: Wat
     saved_at = time.monotonic()
 
     def save(step: int) -> None:
+        if not run.crew.is_first:
+            return
         state = optimizer_state(optimizer, parameters)
         checkpoints.save(Checkpoint(step, snapshot(parameters), state, first_loss))
 
@@ -117,6 +128,7 @@ def train(parameters: Parameters, total: int, learn: Learn, run: Run, watch: Wat
         except Stopped:
             save(number)
             raise
+        run.crew.sum_gradients(parameters.values())
         norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), settings.max_grad_norm))
         first_loss = point["loss"] if number == 0 else first_loss
         check_converging({**point, "grad_norm": norm}, number, first_loss, run)
