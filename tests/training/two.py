@@ -52,7 +52,7 @@ class Two:
     def __init__(self, pipes: list[Connection]) -> None:
         self._pipes = pipes
 
-    def play(self, scene: Scene, *arguments: Any, within_s: float = 60, **named: Any) -> list[Any]:
+    def play(self, scene: Scene, *arguments: Any, within_s: float = 300, **named: Any) -> list[Any]:
         """What the scene came to in each process, by rank: what it returned or raised."""
         self.begin(scene, *arguments, **named)
         return [self.end(rank, within_s=within_s) for rank in range(len(self._pipes))]
@@ -61,7 +61,7 @@ class Two:
         for pipe in self._pipes:
             pipe.send((scene, arguments, named))
 
-    def end(self, rank: int, *, within_s: float = 60) -> Any:
+    def end(self, rank: int, *, within_s: float = 300) -> Any:
         """What it came to in one of the processes."""
         assert self._pipes[rank].poll(within_s), f"process {rank} hangs"
         return pickle.loads(self._pipes[rank].recv_bytes())  # noqa: S301 - our own
