@@ -167,7 +167,7 @@ def start_engine(home: Path, model: Path, *, port: int | None = None, **env: str
         [sys.executable, "-m", "serve.launch"],
         log=home / "logs" / "engine.log",
         ready=lambda: answers(f"{url}/health"),
-        within_s=240,
+        within_s=600,
         env=settings,
     ):
         yield Engine(url, home, model)

@@ -156,11 +156,11 @@ def burnish(model_dir: Path, tmp_path: Path) -> Iterator[Running]:
         f"redis://127.0.0.1:{ports['redis']}/0",
     )
     try:
-        wait_until(running.is_ready, within_s=180, what="the whole system is ready", every_s=0.5)
+        wait_until(running.is_ready, within_s=600, what="the whole system is ready", every_s=0.5)
         yield running
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(90)
+        process.wait(150)
         log.close()
 
 
@@ -192,9 +192,9 @@ def test_each_process_killed_in_turn_loses_no_vote_and_finishes_the_running_job_
             before = len(voter.accepted)
             os.kill(burnish.pid_of(name), signal.SIGKILL)
             time.sleep(1)
-            wait_until(burnish.is_ready, within_s=180, what=f"ready again after {name} was killed", every_s=0.5)
-            wait_until(lambda seen=before: len(voter.accepted) > seen, within_s=60, what=f"votes go on after {name}")
-        wait_until(lambda: burnish.trainer_of(job_id) != trainer, within_s=60, what="the trainer ends with its worker")
+            wait_until(burnish.is_ready, within_s=600, what=f"ready again after {name} was killed", every_s=0.5)
+            wait_until(lambda seen=before: len(voter.accepted) > seen, within_s=180, what=f"votes go on after {name}")
+        wait_until(lambda: burnish.trainer_of(job_id) != trainer, within_s=120, what="the trainer ends with its worker")
     finally:
         voter.stop.set()
         voting.join(60)

@@ -214,11 +214,11 @@ def test_a_failed_job_that_is_started_again_forgets_its_version_its_report_and_i
 def test_a_held_job_cannot_be_claimed_until_its_lease_runs_out_and_then_the_old_token_writes_nothing(
     registry: Registry, jobs: JobStore
 ) -> None:
-    claim = claimed(jobs, lease_s=0.3)
+    claim = claimed(jobs, lease_s=1.5)
     assert jobs.claim(claim.job_id, worker="w2", lease_s=60) is None
     assert jobs.unclaimed(time.time()) == []
-    jobs.heartbeat(claim, 0.3)
-    time.sleep(0.4)
+    jobs.heartbeat(claim, 1.5)
+    time.sleep(1.6)
     assert jobs.unclaimed(time.time()) == [claim.job_id]
     newer = jobs.claim(claim.job_id, worker="w2", lease_s=60)
     assert newer is not None

@@ -24,6 +24,9 @@ from tests.services import Gateway, free_port, start_engine, start_gateway, wait
 
 PROMPTS = ("Tell me about bread.", "Tell me about rain.", "Tell me about the sea.", "Tell me about trains.")
 
+A_TIE = 0.5
+"""Nats by which a greedy choice may lie behind the best when it is computed in another batch."""
+
 
 @dataclass
 class Chatter:
@@ -87,18 +90,24 @@ def chatter(real_gateway: Gateway) -> Iterator[Chatter]:
 
 
 def first_choices(client: httpx.Client, version: str, answer: dict[str, Any]) -> float:
-    """Share of an answer's tokens that a version would have chosen greedily too, given those before."""
+    """Share of an answer's tokens that a version would have chosen greedily too, given those before.
+
+    The best within A_TIE: of tokens that are as good, one batch takes this and another that (bf16).
+    """
     prompt, tokens = answer["prompt"], answer["tokens"]
     body = {
         "model": f"burnish@{version}",
         "prompt": [*prompt, *tokens],
         "max_tokens": 1,
-        "prompt_logprobs": 0,
+        "prompt_logprobs": 1,
         "store": False,
     }
     rows = client.post("/v1/completions", json=body).json()["choices"][0]["prompt_logprobs"]
-    firsts = [rows[len(prompt) + i][str(token)]["rank"] == 1 for i, token in enumerate(tokens)]
-    return float(sum(firsts) / len(firsts))
+    behind = [
+        max(each["logprob"] for each in row.values()) - row[str(token)]["logprob"]
+        for token, row in zip(tokens, rows[len(prompt) :], strict=True)
+    ]
+    return sum(nats <= A_TIE for nats in behind) / len(behind)
 
 
 def answers_of(chatter: Chatter, version: str) -> int:
@@ -134,8 +143,7 @@ def test_swaps_under_streams_lose_and_mix_nothing(
         mine = [answer for answer in chatter.answers if answer["version"] == version and answer["tokens"]]
         for answer in mine:
             shares = {other: first_choices(real_api, other, answer) for other in versions}
-            # Greedy choices may flip between batches (bf16), hence not all of them.
-            assert shares[version] >= 0.85, (version, answer["text"], shares)
+            assert shares[version] == 1, (version, answer["text"], shares)
             assert max(shares, key=lambda other: shares[other]) == version, (answer["text"], shares)
 
 
@@ -205,7 +213,7 @@ def test_an_engine_killed_with_kill_9_comes_back_with_the_live_version(
         with httpx.Client(base_url=gateway.url, headers=gateway.headers(), timeout=120) as api:
             assert error_of(api.post(CHAT, json=ask()), 503)["code"] == "engine_unavailable"
             with start_engine(home, model_dir, port=port):
-                wait_until(lambda: api.get("/readyz").status_code == 200, within_s=20, what="ready")
+                wait_until(lambda: api.get("/readyz").status_code == 200, within_s=60, what="ready")
                 version = go_live(api, publisher, strong_adapters[0])
                 assert live_now(api) == version
                 kill_listener(port)
@@ -220,7 +228,7 @@ def test_an_engine_killed_with_kill_9_comes_back_with_the_live_version(
                     statuses.add(answer.status_code)
                     return answer.status_code == 200 and answer.headers["x-burnish-policy"] == version
 
-                wait_until(answers, within_s=30, what="the live version answers again")
+                wait_until(answers, within_s=120, what="the live version answers again")
                 assert statuses <= {200, 503}
 
 

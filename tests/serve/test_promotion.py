@@ -21,6 +21,7 @@ def test_a_candidate_that_is_loaded_only_to_be_promoted_stays_loaded(
     oldest, *_, newest = (publisher.publish(two_adapters[0]) for _ in range(7))
     wait_loaded(api, newest)
     wait_until(lambda: load_of(api, oldest) == {}, within_s=10, what="there is no room for the oldest")
+    wait_until(lambda: oldest in fake.unloads, within_s=10, what="the engine has let go of it")
     fake.unloads.clear()
     redis, answers = connect(gateway.redis_url), list[httpx.Response]()
     redis.client_pause(WRITES_HELD_MS, all=False)

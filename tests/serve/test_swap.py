@@ -145,10 +145,12 @@ def test_live_and_previous_stay_loaded_and_older_ones_go_once_nobody_uses_them(
     wait_until(lambda: fake.running == 1, within_s=5, what="the stream runs on the first")
     two = go_live(api, publisher, two_adapters[1])
     three = go_live(api, publisher, two_adapters[0])
+    pinned = ask(model=f"burnish@{one}", max_tokens=1)
+    wait_until(lambda: api.post(CHAT, json=pinned).status_code == 404, within_s=10, what="nobody new gets the first")
+    late = error_of(api.post(CHAT, json=pinned), 404)
+    assert "being unloaded" in late["message"], "or those who pin it would keep it loaded for ever"
     time.sleep(1.5)  # longer than the loop waits between two looks
     assert {one, two, three} <= fake.adapters.keys(), "the first is still in use"
-    late = error_of(api.post(CHAT, json=ask(model=f"burnish@{one}")), 404)
-    assert "being unloaded" in late["message"], "or those who pin it would keep it loaded for ever"
     assert f"burnish@{one}" not in [m["id"] for m in api.get("/v1/models").json()["data"]]
     fake.held = False
     stream.join()
@@ -312,7 +314,7 @@ def test_a_draft_that_arrives_while_a_candidate_is_verified_does_not_stop_its_pr
 ) -> None:
     version = publisher.publish(two_adapters[0])
     wait_loaded(api, version)
-    fake.behave(delay_s=1.5)
+    fake.behave(delay_s=4)
     answers: list[httpx.Response] = []
     promoting = threading.Thread(target=lambda: answers.append(promote(api, version)))
     promoting.start()

@@ -85,7 +85,7 @@ def test_the_policy_in_training_answers_each_round_under_a_version_of_its_own(
     notes = Notes()
     train_policy_gradient(base, recipe, rollouts, by_token_numbers, attempt.folder / "runs", notes.watch())
     assert [point["round"] for point in notes.points] == [1, 2, 3]
-    assert all(point["engine_gap"] < 0.06 for point in notes.points), [point["engine_gap"] for point in notes.points]
+    assert all(point["engine_gap"] < 0.1 for point in notes.points), [point["engine_gap"] for point in notes.points]
     assert notes.points[-1]["kl"] > 0.01, "the last round's policy had moved"
     rows = list((attempt.folder / "rollouts").iterdir())
     assert sorted(path.name.split("-")[0] for path in rows) == ["v0000", *["v" + f"{origin.counter:04d}"] * 2]

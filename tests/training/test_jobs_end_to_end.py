@@ -61,7 +61,7 @@ def assert_judged_once(place: Workplace, job_id: JobId) -> Job:
 
 
 def test_the_schedule_starts_a_job_by_itself_and_its_version_goes_live(make: MakeWorkplace) -> None:
-    place = make(BURNISH_TRAINING_RECIPE="smoke", BURNISH_SCHEDULE_MIN_NEW_PAIRS="10", BURNISH_SCHEDULE_SETTLE_S="0")
+    place = make(BURNISH_TRAINING_RECIPE="smoke", BURNISH_SCHEDULE_MIN_NEW_PAIRS="16", BURNISH_SCHEDULE_SETTLE_S="0")
     place.registry.ensure_base(place.base_digest)
     with place.worker(), place.beat():
         wait_until(lambda: place.jobs.announcement() is not None, within_s=20, what="training announces itself")

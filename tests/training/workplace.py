@@ -112,7 +112,7 @@ class Workplace:
         return self.jobs.get(job_id)
 
     def wait_for_step(self, job_id: JobId, step: int) -> None:
-        wait_until(lambda: len(self.jobs.curve(job_id)) >= step, within_s=60, what=f"step {step} is reported")
+        wait_until(lambda: len(self.jobs.curve(job_id)) >= step, within_s=180, what=f"step {step} is reported")
 
     def log(self) -> str:
         return "\n".join(path.read_text(errors="replace") for path in sorted((self.home / "logs").glob("*.log")))

@@ -50,7 +50,7 @@ def start_system(folder: Path, engine: Engine, **env: str) -> Iterator[System]:
             [sys.executable, "-m", "tests.ui.forced_page", SIDES],
             log=folder / "ui.log",
             ready=lambda: answers(f"{url}/healthz"),
-            within_s=60,
+            within_s=180,
             env={
                 **offline(),
                 "BURNISH_HOME": str(gateway.home),

@@ -1,15 +1,16 @@
 """The chat page in a real browser, on the real gateway, engine and ledger."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from feedback.events import Comparison, Edit, Event, Rating, Verdict
 from serve.key_files import HOME_TENANT
-from tests.services import wait_until
-from tests.ui.system import SIDES, System
+from tests.services import Engine, wait_until
+from tests.ui.system import SIDES, System, start_system
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -113,21 +114,28 @@ def test_a_vote_on_a_side_reaches_the_ledger_as_a_verdict_on_older_and_newer(
 
 def test_a_vote_can_be_taken_back_and_said_anew(page: "Page", system: System) -> None:
     open_page(page, system)
-    ask(page, "Name a river.")
+    ask(page, "Tell me a story about a river.")
     page.click("[data-slow=regenerate]")
     page.wait_for_selector(".compare", timeout=ANSWER_MS)
     page.click("[data-choice=both_bad]")
     page.click("[data-act=take_back]")
     page.wait_for_selector(".compare")
-    assert not said(system, "Name a river.")
+    assert not said(system, "Tell me a story about a river.")
     page.click("[data-choice=tie]")
     page.wait_for_selector(".notice.good")
-    (event,) = said(system, "Name a river.")
+    (event,) = said(system, "Tell me a story about a river.")
     assert event.said.verdict is Verdict.tie
 
 
-def test_stop_ends_the_answer_where_it_is(page: "Page", system: System) -> None:
-    open_page(page, system)
+@pytest.fixture
+def talkative(engine: Engine, tmp_path: Path) -> Iterator[System]:
+    """Its answers are long enough to be stopped on any machine."""
+    with start_system(tmp_path, engine, BURNISH_UI_MAX_TOKENS="1500", BURNISH_UI_TEMPERATURE="1") as running:
+        yield running
+
+
+def test_stop_ends_the_answer_where_it_is(page: "Page", talkative: System) -> None:
+    open_page(page, talkative)
     page.evaluate(STOP_AT_FIRST_SIGHT)
     page.fill("#box textarea", "Write a very long story about a fisherman, his three daughters and the sea.")
     page.press("#box textarea", "Enter")
@@ -137,7 +145,7 @@ def test_stop_ends_the_answer_where_it_is(page: "Page", system: System) -> None:
     wait_until(
         lambda: any(
             turn.messages[-1]["content"].startswith("Write a very long story") and turn.finish_reason is None
-            for turn in system.ledger.turns_of(HOME_TENANT)
+            for turn in talkative.ledger.turns_of(HOME_TENANT)
         ),
         within_s=10,
         what="the stopped turn is in the ledger, without a finish reason",

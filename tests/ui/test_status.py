@@ -155,7 +155,7 @@ def test_an_operator_sees_the_job_and_the_gate_and_rolls_back(page: "Page", syst
     assert version.partition("-")[0] in page.locator("#overview .big").first.inner_text()
     assert page.locator("#training [role=progressbar]").get_attribute("aria-valuenow") == "50"
     system.rows.train(running, 45)
-    page.wait_for_selector("#training [role=progressbar][aria-valuenow='75']", timeout=6_000)
+    page.wait_for_selector("#training [role=progressbar][aria-valuenow='75']", timeout=30_000)
     assert page.locator("#training .chart").count() == 4
     report = page.locator("details.gate").first
     report.locator("summary").click()
