@@ -13,7 +13,7 @@ from training.algorithms import KtoRecipe
 from training.batches import Item, Pass, make_pass, pack
 from training.curate import TokenAnswer
 from training.loops.reference import reference_sums
-from training.loops.steps import POLICY, Run, Watch, plan_steps, train
+from training.loops.steps import ENTROPY_EVERY, POLICY, Run, Watch, plan_steps, train
 from training.losses.kto import kto, mismatched_kl
 from training.model import SharedBase
 from training.tokens import TokenIds
@@ -87,6 +87,7 @@ def train_kto(
             "loss": float(values["loss"].sum()) / total_weight,
             "nll": _mean(values["nll"][up_N]),
             "kl": float(kl),
+            "entropy": float(values["entropy"].mean()),
             "margin": recipe.beta * (_mean(values["ratio"][up_N]) - _mean(values["ratio"][~up_N])),
             "chosen_logprob": _mean(values["logprob"][up_N]),
             "rejected_logprob": _mean(values["logprob"][~up_N]),
@@ -106,19 +107,20 @@ def stray_ratios(model: SharedBase, each: ThumbPass) -> Tensor:
 def learn_pass(
     model: SharedBase, each: ThumbPass, recipe: KtoRecipe, kl: Tensor, total_weight: float
 ) -> dict[str, Tensor]:
-    """Add the gradients of one pass to POLICY's, and return [N] what a curve point is made of.
+    """Add the gradients of one pass to POLICY's, and return what a curve point is made of: [N], the entropy [E].
 
     `kl` is the step's z₀, `total_weight` the weight of all its thumbs: a step's loss is their weighted mean.
     """
     with model.policy(POLICY):
-        sums_N = each.batch.sum_answers(model.logprobs(each.batch).cpu())
+        logprob_S, entropy_E = (given.cpu() for given in model.logprobs_and_entropy(each.batch, ENTROPY_EVERY))
+    sums_N = each.batch.sum_answers(logprob_S)
     up_N, weights_N = ups(each), weights(each, recipe)
     kto_N = kto(sums_N - each.reference_N, kl, up_N, recipe.beta)
     nll_N = -up_N * sums_N / each.batch.lengths()
     loss_N = kto_N + recipe.nll_weight * nll_N
     ((weights_N * loss_N).sum() / total_weight).backward()
     found = {"loss": weights_N * loss_N, "up": up_N, "logprob": sums_N, "ratio": sums_N - each.reference_N}
-    found |= {"nll": nll_N, "tokens": each.batch.lengths()}
+    found |= {"nll": nll_N, "tokens": each.batch.lengths(), "entropy": entropy_E}
     return {key: value.detach() for key, value in found.items()}
 
 

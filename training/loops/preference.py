@@ -26,7 +26,7 @@ from training.batches import Pass, make_pass, pack
 from training.curate import TokenPair
 from training.errors import WrongFirstLoss
 from training.loops.reference import reference_sums
-from training.loops.steps import POLICY, Run, Watch, plan_steps, train
+from training.loops.steps import ENTROPY_EVERY, POLICY, Run, Watch, plan_steps, train
 from training.losses import preference
 from training.losses.preference import PairLoss, PairScores, implicit_margin, nll, soften
 from training.model import SharedBase
@@ -78,7 +78,7 @@ def train_preference(
     run = Run(run_digest(pairs, recipe), folder, recipe.optimizer, recipe.seed, every_s, crew=model.crew)
     passes = pack_pairs(pairs, recipe)
     ahead = 1 / (1 + 3 * recipe.epochs)  # the reference's share of the work: a forward pass, no backward one
-    if not isinstance(recipe, OrpoRecipe | SimpoRecipe):  # those two know no reference
+    if not knows_no_reference(recipe):
         passes = with_reference(model, passes, folder / "reference.safetensors", run.name, watch.between(0, ahead))
 
     if start is None:
@@ -106,18 +106,19 @@ def train_preference(
 
 
 def learn_pass(model: SharedBase, each: PairPass, recipe: PreferenceRecipe, total_weight: float) -> dict[str, Tensor]:
-    """Add the gradients of one pass to POLICY's, and return [P] what a curve point is made of.
+    """Add the gradients of one pass to POLICY's, and return what a curve point is made of: [P], the entropy [E].
 
     `total_weight` is the weight of all pairs of the step: a step's loss is their weighted mean.
     """
     with model.policy(POLICY):
-        sums_N = each.batch.sum_answers(model.logprobs(each.batch).cpu())
-    scores = score(each, sums_N)
+        logprob_S, entropy_E = (given.cpu() for given in model.logprobs_and_entropy(each.batch, ENTROPY_EVERY))
+    scores = score(each, each.batch.sum_answers(logprob_S))
     preference_P = soften(loss_of(recipe), scores, each.label_P)
     nll_P = soften(nll, scores, each.label_P)
     loss_P = preference_P + recipe.nll_weight * nll_P
     ((each.weights_P * loss_P).sum() / total_weight).backward()
-    return {name: value.detach() for name, value in told(each, scores, preference_P, nll_P, loss_P).items()}
+    values = {**told(each, scores, preference_P, nll_P, loss_P), "entropy": entropy_E}
+    return {name: value.detach() for name, value in values.items()}
 
 
 def loss_of(recipe: PreferenceRecipe) -> PairLoss:
@@ -141,6 +142,11 @@ def loss_of(recipe: PreferenceRecipe) -> PairLoss:
             return partial(preference.orpo, odds_weight=recipe.odds_weight)
         case SimpoRecipe():
             return partial(preference.simpo, beta=recipe.beta, gamma=recipe.gamma)
+
+
+def knows_no_reference(recipe: PreferenceRecipe) -> bool:
+    """Whether the loss is of the policy's own log-probs alone."""
+    return isinstance(recipe, OrpoRecipe | SimpoRecipe)
 
 
 def pack_pairs(pairs: Sequence[TokenPair], recipe: PreferenceRecipe) -> list[PairPass]:
@@ -200,14 +206,28 @@ def told(each: PairPass, scores: PairScores, preference_P: Tensor, nll_P: Tensor
         "chosen": scores.chosen_P,
         "rejected": scores.rejected_P,
         "tokens": scores.chosen_tokens_P,
+        "both_tokens": scores.chosen_tokens_P + scores.rejected_tokens_P,
+        "less_likely": reference_gap(scores),
     }
 
 
+def reference_gap(scores: PairScores) -> Tensor:
+    """[P] how much less likely than the reference the policy finds both answers together, in nats."""
+    return scores.reference_chosen_P - scores.chosen_P + scores.reference_rejected_P - scores.rejected_P
+
+
 def summary(values: Mapping[str, Tensor], recipe: PreferenceRecipe) -> dict[str, float]:
-    """One step's curve point: means over its pairs; log-probs are summed over an answer, in nats."""
+    """One step's curve point: means over its pairs; log-probs are summed over an answer, in nats.
+
+    `kl` (nats a token) is the KL of the reference to the policy as far as the answers are samples of the reference, as
+    those of the base are; answers of an adapter make it an estimate.
+    """
     weights_P = values["weight"]
     beta = getattr(recipe, "beta", 1.0)
+    kl = {} if knows_no_reference(recipe) else {"kl": float(values["less_likely"].sum() / values["both_tokens"].sum())}
     return {
+        **kl,
+        "entropy": float(values["entropy"].mean()),
         "pairs": len(weights_P),
         "loss": float((weights_P * values["loss"]).sum() / weights_P.sum()),
         "nll": float(values["nll"].mean()),

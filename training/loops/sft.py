@@ -13,7 +13,7 @@ from torch import Tensor
 from training.algorithms import SftRecipe
 from training.batches import Pass, make_pass, pack
 from training.curate import TokenAnswer
-from training.loops.steps import POLICY, Run, Watch, plan_steps, train
+from training.loops.steps import ENTROPY_EVERY, POLICY, Run, Watch, plan_steps, train
 from training.model import SharedBase
 
 
@@ -65,28 +65,34 @@ def train_sft(
         step = plan[number]
         parts = [part for i in step.passes for part in (passes[i].halves() if smaller else [passes[i]])]
         total_weight = sum(float(each.weights.sum()) for each in parts)
-        losses = model.crew.spread(
+        seen = model.crew.spread(
             parts,
             lambda each: learn_pass(model, each, total_weight),
             lambda: watch.check(f"before step {number + 1} of {len(plan)}"),
         )
         answers = sum(len(each.answers) for each in parts)
         tokens = sum(len(each.batch.targets_S) for each in parts)
-        return {"epoch": step.epoch + 1, "examples": answers, "loss": sum(losses), "answer_tokens": tokens / answers}
+        return {
+            "epoch": step.epoch + 1,
+            "examples": answers,
+            "loss": sum(loss for loss, _ in seen),
+            "entropy": float(torch.cat([entropy_E for _, entropy_E in seen]).mean()),
+            "answer_tokens": tokens / answers,
+        }
 
     train(model.parameters(POLICY), len(plan), learn, run, watch)
 
 
-def learn_pass(model: SharedBase, each: AnswerPass, total_weight: float) -> float:
-    """Add the gradients of one pass to POLICY's, and return its part of the step's loss.
+def learn_pass(model: SharedBase, each: AnswerPass, total_weight: float) -> tuple[float, Tensor]:
+    """Add the gradients of one pass to POLICY's, and return its part of the step's loss and some tokens' entropy [E].
 
     `total_weight` is the weight of all tokens of the step: a step's loss is their weighted mean.
     """
     with model.policy(POLICY):
-        logprobs_S = model.logprobs(each.batch).cpu()
+        logprobs_S, entropy_E = (given.cpu() for given in model.logprobs_and_entropy(each.batch, ENTROPY_EVERY))
     part = -(each.weights * logprobs_S).sum() / total_weight
     part.backward()
-    return part.item()
+    return part.item(), entropy_E
 
 
 def mix(

@@ -25,6 +25,9 @@ log = logging.getLogger("training.steps")
 POLICY = "policy"
 """The name of the adapter in training, in the model it is trained on."""
 
+ENTROPY_EVERY = 8
+"""Loops that do not need the entropy draw its curve from every so manieth token of an answer."""
+
 Point = Mapping[str, float]
 Parameters = Mapping[str, torch.nn.Parameter]
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ from training.loops.preference import (
     check_first_loss,
     learn_pass,
     make_pair_pass,
+    summary,
     train_preference,
     with_reference,
 )
+from training.loops.steps import ENTROPY_EVERY
 from training.model import FP32, SharedBase
 from training.tokens import ChatTokens
 
@@ -55,6 +58,24 @@ def test_the_loss_sends_no_gradient_through_positions_that_predict_no_answer_tok
     base.add_adapter(POLICY, recipe.adapter, seed=0)
     moved = moved_positions(lambda: learn_pass(base, each, recipe, total_weight=4.0))
     assert moved == sorted(set(each.batch.rows_S.tolist()))
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "orpo"])
+def test_the_curve_tells_the_distance_from_the_reference_and_the_entropy_of_some_tokens(
+    tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path, algorithm: str
+) -> None:
+    base, recipe = SharedBase(tiny_model, torch.device("cpu"), FP32), make_recipe(algorithm=algorithm)
+    whole = make_pair_pass(make_pairs(tiny_tokens, 3), torch.zeros(6))
+    (each,) = with_reference(base, [whole], tmp_path / "reference.safetensors", "run", Notes().watch())
+    base.add_adapter(POLICY, recipe.adapter, seed=0)  # still equal to the base
+    told = summary(learn_pass(base, replace(each, reference_N=each.reference_N + 5), recipe, 4.0), recipe)
+    if algorithm == "dpo":
+        assert told["kl"] == pytest.approx(6 * 5 / float(each.batch.lengths().sum()), rel=1e-4)
+    else:
+        assert "kl" not in told, "it knows no reference"
+    with torch.no_grad(), base.policy(POLICY):
+        drawn_from = torch.distributions.Categorical(logits=base.logits(each.batch)[::ENTROPY_EVERY])
+    assert told["entropy"] == pytest.approx(float(drawn_from.entropy().mean()), rel=1e-4)
 
 
 @pytest.mark.parametrize("stop_at", [0, 3, 5, 8])

@@ -56,7 +56,7 @@ def learn_sft(setting: Setting, answers: Sequence[TokenAnswer], recipe: SftRecip
     base.set_adapter_state(POLICY, setting.state)
     passes = sft.pack_answers(answers, recipe)
     total_weight = sum(float(each.weights.sum()) for each in passes)
-    loss = sum(sft.learn_pass(base, each, total_weight) for each in passes)
+    loss = sum(sft.learn_pass(base, each, total_weight)[0] for each in passes)
     return learned(loss, base.parameters(POLICY))
 
 
