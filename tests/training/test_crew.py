@@ -100,7 +100,7 @@ def test_memory_that_runs_out_in_one_process_halves_the_passes_of_both(
     recipe = {"pass_tokens": 128, "batch_pairs": 6}  # three passes of two pairs
     alone = learn(Crew(), "dpo", tiny_model, tmp_path / "alone", **recipe)
     first, second = two.play(learn, "dpo", tiny_model, tmp_path / "two", short=Short(rank, 0, 1), **recipe)
-    assert_close(first, alone)
+    assert_close(first.without("entropy"), alone.without("entropy"))  # halves draw it from other tokens
     assert same(first.state, second.state)
     in_vain = {0: 2, 1: 3}[rank]  # who ran out takes no other, the other one takes all of its own
     assert alone.passes == 2 * 3

@@ -9,7 +9,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,10 @@ class Learned:
     state: dict[str, torch.Tensor]
     points: list[dict[str, float]]
     passes: int
+
+    def without(self, key: str) -> "Learned":
+        """The same with one curve left out."""
+        return replace(self, points=[{k: v for k, v in point.items() if k != key} for point in self.points])
 
 
 def learn(crew: Crew, kind: str, model: Path, folder: Path, *, sharded: bool = False, **options: Any) -> Learned:
