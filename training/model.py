@@ -23,6 +23,7 @@ from training.algorithms import AdapterRecipe
 from training.batches import Item, Pass, make_pass
 from training.crew import Crew
 from training.errors import ModelRefused
+from training.lm_head import plain_head, token_logprobs
 from training.shards import shard_layers
 from training.tokens import ChatTokens, Tokenizer
 
@@ -214,15 +215,18 @@ class SharedBase:
 
     def logprobs(self, batch: Pass) -> Tensor:
         """[S] fp32 log-probs (nats) of the scored tokens under the policy in use."""
-        return -torch.nn.functional.cross_entropy(self.logits(batch), batch.targets_S.to(self.device), reduction="none")
+        return self.logprobs_and_entropy(batch, every=max(1, len(batch.targets_S)))[0]
 
     def logprobs_and_entropy(self, batch: Pass, every: int = 1) -> tuple[Tensor, Tensor]:
         """[S], [E] fp32 log-probs of the scored tokens, and the entropy (nats) of what each `every`-th was drawn from.
 
         The entropy carries no gradient. It takes about as long as the log-probs: for a curve some tokens will do.
         """
-        logits_SV = self.logits(batch)
         targets_S = batch.targets_S.to(self.device)
+        if (weight_VH := plain_head(self._base)) is not None:
+            products = self._precision.products or self._precision.base
+            return token_logprobs(self.hidden(batch, batch.rows_S), weight_VH, targets_S, products, every)
+        logits_SV = self.logits(batch)
         with torch.no_grad():
             logprobs_EV = torch.log_softmax(logits_SV.detach()[::every], dim=-1)
             entropy_E = -(logprobs_EV.exp() * logprobs_EV).sum(dim=-1)
