@@ -15,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from training.batches import Span
 from training.errors import ModelRefused
 from training.span_attention import span_attention
+from training.varlen_attention import runs_here, varlen_attention
 
 NAME = "burnish_shared_prompt"
 
@@ -45,6 +46,9 @@ def shared_prompt_attention(
                 f"set the recipe's max_example_tokens to at most {sliding_window}"
             )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if runs_here(query):
+        query_T, key_T, value_T = (each[0].transpose(0, 1) for each in (query, key, value))
+        return varlen_attention(query_T, key_T, value_T, spans, scale)[None], None
     attend = _in_products if query.device.type == "cpu" else _fused
     sizes = [size for span in spans for size in (span.prompt, *span.answers)]
     pieces = zip(query.split(sizes, dim=2), key.split(sizes, dim=2), value.split(sizes, dim=2), strict=True)

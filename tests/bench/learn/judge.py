@@ -45,7 +45,6 @@ class Bench:
         self._place = place
         self._gateway = Gateway(place.gateway_url, place.key("worker"), LINE, Patience(check=place.check))
         self._taken: Version | None = None
-        torch.set_num_threads(1)  # the engine has the other core
         self.tokens = load_chat_tokens(place.model)
 
     @cached_property

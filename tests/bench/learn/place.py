@@ -101,7 +101,8 @@ def environment(
 ) -> dict[str, str]:
     """Everybody's environment without settings from elsewhere, which would change what is measured.
 
-    Jobs are started by the harness alone, nothing goes live, and what the rounds answered is kept.
+    Jobs are started by the harness alone, nothing goes live, and what the rounds answered is kept. A job learns on
+    every core: nobody chats meanwhile, and the engine is asked for a round's answers only.
     """
     others = {name: value for name, value in inherited.items() if not name.startswith("BURNISH_")}
     return {
@@ -114,6 +115,7 @@ def environment(
         "BURNISH_SCHEDULE_ENABLED": "false",
         "BURNISH_GATE_ON_INCONCLUSIVE": "hold",
         "BURNISH_TRAINING_KEEP_RUNS": "true",
+        "BURNISH_TRAINING_THREADS": str(len(os.sched_getaffinity(0))),
     }
 
 
