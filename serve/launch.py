@@ -24,6 +24,8 @@ CPU_MODEL_LEN = 2048
 CPU_STEP_TOKENS = 512
 WAIT_S = 0.5
 
+_THREAD_COUNTS = {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
+
 
 def arguments(engine: EngineSettings, model: Path, *, on_cpu: bool) -> list[str]:
     """vLLM's command line. The base answers to its version name, as adapters do to theirs."""
@@ -58,7 +60,11 @@ def arguments(engine: EngineSettings, model: Path, *, on_cpu: bool) -> list[str]
 
 
 def environment(engine: EngineSettings, inherited: Mapping[str, str], *, on_cpu: bool) -> dict[str, str]:
-    """What vLLM is told by environment; what the user set beforehand wins over our choices, but not over safety."""
+    """What vLLM is told by environment; what the user set beforehand wins over our choices, but not over safety.
+
+    On the CPU, counts of threads that were meant for others are left out: vLLM binds its own to the engine's cores, and
+    more of them would wait for one another on each core.
+    """
     ours = {
         # Other general plugins could load adapters by name from elsewhere.
         "VLLM_PLUGINS": "burnish_cpu_lora,burnish_cpu_seeds",
@@ -79,7 +85,8 @@ def environment(engine: EngineSettings, inherited: Mapping[str, str], *, on_cpu:
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    return {**ours, **inherited, **must}
+    others = {name: value for name, value in inherited.items() if not (on_cpu and name in _THREAD_COUNTS)}
+    return {**ours, **others, **must}
 
 
 def is_complete(model: Path) -> bool:

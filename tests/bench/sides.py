@@ -1,7 +1,6 @@
 """What every side of a benchmark shares: its task on stdin, one line of JSON on stdout, the adapter it trains."""
 
 import json
-import resource
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -41,10 +40,13 @@ def run_side(sides: Mapping[str, Callable[[Task], Timed]], side: str) -> int:
 def peak_mib() -> float:
     """The most memory that this process has had resident; to be asked while the models are still there.
 
-    The kernel's high-water mark counts a file's pages once per mapping. Models that were loaded from the same file have
-    it mapped each: what is there twice is taken off.
+    The kernel's high-water mark of this program alone: that of `getrusage` begins with what its parent had. It counts
+    a file's pages once per mapping. Models that were loaded from the same file have it mapped each: what is there
+    twice is taken off.
     """
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - mapped_again_kib() / 1024
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    (most,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(most) / 1024 - mapped_again_kib() / 1024
 
 
 def mapped_again_kib() -> int:

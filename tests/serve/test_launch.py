@@ -90,6 +90,12 @@ def test_the_users_environment_wins_over_choices_and_not_over_telemetry() -> Non
     assert (given["VLLM_NO_USAGE_STATS"], given["DO_NOT_TRACK"], given["HF_HUB_OFFLINE"]) == ("1", "1", "1")
 
 
+def test_thread_counts_for_others_do_not_reach_an_engine_that_is_bound_to_its_cores() -> None:
+    users = {"MKL_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
+    assert not set(environment(EngineSettings(), users, on_cpu=True)) & set(users)
+    assert set(environment(EngineSettings(), users, on_cpu=False)) >= set(users)
+
+
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BURNISH_CONFIG", str(tmp_path / "none.toml"))
     monkeypatch.setenv("BURNISH_HOME", str(tmp_path))

@@ -38,10 +38,12 @@ def test_two_processes_end_with_what_one_ends_with(
 ) -> None:
     alone = learn(Crew(), kind, tiny_model, tmp_path / "alone")
     first, second = two.play(learn, kind, tiny_model, tmp_path / "two", sharded=sharded)
-    assert_close(first, alone)
+    # For two processes PPO's prompts are put together otherwise, and the entropy is drawn from other tokens.
+    drawn = ("entropy",) if kind == "ppo" else ()
+    assert_close(first.without(*drawn), alone.without(*drawn))
     assert same(first.state, second.state)
     assert 0 < second.passes <= first.passes
-    if not sharded:  # where they are, some are made twice, for company
+    if not sharded and kind != "ppo":  # where they are, some are made twice, for company
         assert first.passes + second.passes == alone.passes
 
 

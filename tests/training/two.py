@@ -109,9 +109,9 @@ class Learned:
     points: list[dict[str, float]]
     passes: int
 
-    def without(self, key: str) -> "Learned":
-        """The same with one curve left out."""
-        return replace(self, points=[{k: v for k, v in point.items() if k != key} for point in self.points])
+    def without(self, *keys: str) -> "Learned":
+        """The same with some curves left out."""
+        return replace(self, points=[{k: v for k, v in point.items() if k not in keys} for point in self.points])
 
 
 def learn(crew: Crew, kind: str, model: Path, folder: Path, *, sharded: bool = False, **options: Any) -> Learned:

@@ -3,6 +3,7 @@
 N answers with S tokens in all lie one after another, in the order of `parts`.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from training.batches import Item, make_pass
 from training.errors import EngineMismatch
+from training.gateway import Sample
 from training.loops.steps import Watch
 from training.model import SharedBase
 from training.reward_model import Answered
@@ -95,48 +97,83 @@ def no_scorer(asked: Sequence[Answered]) -> Sequence[float]:
 
 
 def gather(groups: Iterable[Group], scoring: Scoring, watch: Watch) -> Experience:
-    """Score each group as it comes, while the engine answers the others; in the prompts' order in the end."""
-    scored: dict[int, list[tuple[Part, Mapping[str, Tensor]]]] = {}
-    for group in groups:
+    """Score groups as they come, while the engine answers the others; in the prompts' order in the end."""
+    scored: dict[int, list[tuple[Part, Mapping[str, Tensor]]]] = defaultdict(list)
+    for together in passes_of(groups, scoring.pass_tokens):
         watch.check("while answers were scored")
-        scored[group.place] = [(part, _score(part, group, scoring)) for part in split(group, scoring.pass_tokens)]
+        for own, columns in zip(together, _score(together, scoring), strict=True):
+            scored[own.part.group].append((own.part, columns))
     flat = [each for place in sorted(scored) for each in scored[place]]
     columns = {name: torch.cat([values[name] for _, values in flat]) for name in flat[0][1]}
     return Experience(tuple(part for part, _ in flat), **columns)
 
 
-def split(group: Group, pass_tokens: int) -> list[Part]:
+@dataclass(frozen=True)
+class Sampled:
+    """A part with its samples, in the order of its answers."""
+
+    part: Part
+    samples: tuple[Sample, ...]
+
+
+def passes_of(groups: Iterable[Group], pass_tokens: int) -> Iterator[list[Sampled]]:
+    """The parts of groups in the order in which they come, each pass as soon as the next part has no room in it."""
+    waiting: list[Sampled] = []
+    room = pass_tokens
+    for group in groups:
+        for each in split(group, pass_tokens):
+            if waiting and each.part.item.n_tokens > room:
+                yield waiting
+                waiting, room = [], pass_tokens
+            waiting.append(each)
+            room -= each.part.item.n_tokens
+    if waiting:
+        yield waiting
+
+
+def split(group: Group, pass_tokens: int) -> list[Sampled]:
     """A group in parts that keep to the length of a pass; one answer at least in each."""
-    parts: list[list[TokenIds]] = []
+    parts: list[list[Sample]] = []
     room = 0
     for sample in group.samples:
         if not parts or len(sample.token_ids) > room:
             parts.append([])
             room = pass_tokens - len(group.prompt)
-        parts[-1].append(sample.token_ids)
+        parts[-1].append(sample)
         room -= len(sample.token_ids)
-    return [Part(Item(group.prompt, tuple(answers)), group.place) for answers in parts]
+    return [
+        Sampled(Part(Item(group.prompt, tuple(sample.token_ids for sample in own)), group.place), tuple(own))
+        for own in parts
+    ]
 
 
-def _score(part: Part, group: Group, scoring: Scoring) -> dict[str, Tensor]:
-    model, batch = scoring.model, make_pass([part.item])
-    samples = {sample.token_ids: sample for sample in group.samples}
-    own = [samples[answer] for answer in part.item.answers]
+def _score(together: Sequence[Sampled], scoring: Scoring) -> list[dict[str, Tensor]]:
+    """What one pass tells of each of its parts."""
+    model, items = scoring.model, [own.part.item for own in together]
+    batch = make_pass(items)
     with torch.no_grad():
         with model.policy(scoring.policy):
             old_S = model.logprobs(batch).cpu()
         with model.policy(None):
             reference_S = model.logprobs(batch).cpu()
         value_S = model.token_values(scoring.value, batch).cpu() if scoring.value else torch.zeros_like(old_S)
-    rewards = scoring.reward([Answered(part.item.prompt, answer) for answer in part.item.answers])
-    return {
-        "reward_N": torch.tensor(list(rewards)),
-        "cut_N": torch.tensor([float(sample.finish_reason == "length") for sample in own]),
-        "old_S": old_S,
-        "engine_S": torch.tensor([logprob for sample in own for logprob in sample.logprobs]),
-        "reference_S": reference_S,
-        "value_S": value_S,
+    rewards = scoring.reward([Answered(item.prompt, answer) for item in items for answer in item.answers])
+    answers = [len(item.answers) for item in items]
+    tokens = [sum(map(len, item.answers)) for item in items]
+    columns = {
+        "reward_N": torch.tensor(list(rewards)).split(answers),
+        "old_S": old_S.split(tokens),
+        "reference_S": reference_S.split(tokens),
+        "value_S": value_S.split(tokens),
     }
+    return [
+        {
+            **{name: column[i] for name, column in columns.items()},
+            "cut_N": torch.tensor([float(sample.finish_reason == "length") for sample in own.samples]),
+            "engine_S": torch.tensor([logprob for sample in own.samples for logprob in sample.logprobs]),
+        }
+        for i, own in enumerate(together)
+    ]
 
 
 def engine_gap(experience: Experience) -> float:

@@ -5,7 +5,8 @@ weight are kept, so that a run which was stopped anywhere goes on with them.
 """
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.algorithms import GrpoRecipe, PolicyGradientRecipe, PpoRecipe, RlooRecipe
-from training.batches import Item, Pass, make_pass
+from training.batches import Item, make_pass, pack
 from training.loops.experience import (
     Experience,
     Scorer,
@@ -25,7 +26,7 @@ from training.loops.experience import (
     load_experience,
     save_experience,
 )
-from training.loops.steps import POLICY, Run, Watch, train
+from training.loops.steps import ENTROPY_EVERY, POLICY, Run, Watch, train
 from training.losses import policy_gradient as losses
 from training.losses.policy_gradient import Clip
 from training.model import SharedBase
@@ -38,25 +39,30 @@ BEHAVIOUR = "behaviour"
 
 @dataclass(frozen=True)
 class Lesson:
-    """Answers to one prompt that go through the model together, with what their S tokens are to teach."""
+    """Answers to some prompts that go through the model together, with what their S tokens are to teach."""
 
-    item: Item
-    batch: Pass
+    items: tuple[Item, ...]
     columns: Mapping[str, Tensor]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that go through the model."""
+        return sum(item.n_tokens for item in self.items)
 
     def halves(self) -> "list[Lesson]":
         """The same answers in two passes, where there are two."""
-        middle = len(self.item.answers) // 2
-        if not middle:
-            return [self]
-        first = sum(len(answer) for answer in self.item.answers[:middle])
-        return [
-            make_lesson(Item(self.item.prompt, answers), {name: column[cut] for name, column in self.columns.items()})
-            for answers, cut in (
-                (self.item.answers[:middle], slice(None, first)),
-                (self.item.answers[middle:], slice(first, None)),
-            )
-        ]
+        if len(self.items) > 1:
+            middle = len(self.items) // 2
+            sides = self.items[:middle], self.items[middle:]
+        else:
+            (item,) = self.items
+            middle = len(item.answers) // 2
+            if not middle:
+                return [self]
+            sides = (Item(item.prompt, item.answers[:middle]),), (Item(item.prompt, item.answers[middle:]),)
+        cut = sum(len(answer) for item in sides[0] for answer in item.answers)
+        first, second = ({name: column[part] for name, column in self.columns.items()} for part in _around(cut))
+        return [Lesson(sides[0], first), Lesson(sides[1], second)]
 
 
 @dataclass(frozen=True)
@@ -98,9 +104,10 @@ def train_policy_gradient(
         round_number, within = divmod(number, steps)
         now = rounds.enter(round_number)
         chosen = [now.lessons[i] for i in minibatch(now.experience, recipe, round_number, within)]
-        n_tokens = sum(len(lesson.batch.targets_S) for lesson in chosen)
+        n_tokens = sum(len(lesson.columns["old_S"]) for lesson in chosen)
+        passes = together(chosen, recipe.pass_tokens, model.crew.size)
         seen = model.crew.spread(
-            [part for each in chosen for part in (each.halves() if smaller else [each])],
+            [part for each in passes for part in (each.halves() if smaller else [each])],
             lambda lesson: learn_lesson(model, lesson, now.kl_weight, recipe, n_tokens),
             lambda: watch.check(f"before step {number + 1} of {total}"),
         )
@@ -115,13 +122,14 @@ def train_policy_gradient(
 def learn_lesson(
     model: SharedBase, lesson: Lesson, kl_weight: float, recipe: PolicyGradientRecipe, n_tokens: int
 ) -> dict[str, Tensor]:
-    """Add the gradients of one pass, and return [S] what a curve point is made of.
+    """Add the gradients of one pass, and return [S] what a curve point is made of, the entropy [E].
 
     A step's loss is the mean over the `n_tokens` tokens of its minibatch, so that long answers weigh by their length.
     """
     columns, clip = lesson.columns, Clip(recipe.clip_low, recipe.clip_high)
+    batch = make_pass(lesson.items)
     with model.policy(POLICY):
-        logprob_S, entropy_S = (each.cpu() for each in model.logprobs_and_entropy(lesson.batch))
+        logprob_S, entropy_E = (each.cpu() for each in model.logprobs_and_entropy(batch, ENTROPY_EVERY))
     weight_S = losses.truncated_importance(columns["old_S"], columns["engine_S"], recipe.importance_cap)
     surrogate_S = losses.clipped_surrogate(logprob_S, columns["old_S"], columns["advantage_S"], clip)
     kl_S = losses.kl_estimate(logprob_S, columns["reference_S"])
@@ -130,10 +138,10 @@ def learn_lesson(
         own_kl_S = losses.kl_of_policy(logprob_S, columns["old_S"], columns["reference_S"])
         loss_S = loss_S + kl_weight * own_kl_S  # the others have it in their rewards
     (loss_S.sum() / n_tokens).backward()
-    told = {"loss": loss_S, "kl": kl_S, "entropy": entropy_S, "weight": weight_S}
+    told = {"loss": loss_S, "kl": kl_S, "entropy": entropy_E, "weight": weight_S}
     told["clipped"] = losses.clipped_share(logprob_S, columns["old_S"], columns["advantage_S"], clip)
     if isinstance(recipe, PpoRecipe):
-        value_S = model.token_values(VALUE, lesson.batch).cpu()
+        value_S = model.token_values(VALUE, batch).cpu()
         error_S = losses.value_loss(value_S, columns["value_S"], columns["return_S"], recipe.value_clip)
         (recipe.value_weight * error_S.sum() / n_tokens).backward()
         told |= {"value_error": error_S, "loss": loss_S + recipe.value_weight * error_S}
@@ -237,13 +245,19 @@ def make_lessons(experience: Experience, recipe: PolicyGradientRecipe, kl_weight
     sizes = [sum(len(answer) for answer in part.item.answers) for part in experience.parts]
     cut = {name: column.split(sizes) for name, column in columns.items()}
     return [
-        make_lesson(part.item, {name: pieces[i] for name, pieces in cut.items()})
+        Lesson((part.item,), {name: pieces[i] for name, pieces in cut.items()})
         for i, part in enumerate(experience.parts)
     ]
 
 
-def make_lesson(item: Item, columns: Mapping[str, Tensor]) -> Lesson:
-    return Lesson(item, make_pass([item]), columns)
+def together(lessons: Sequence[Lesson], pass_tokens: int, processes: int = 1) -> list[Lesson]:
+    """The lessons in passes of at most `pass_tokens`, a longer one alone; so many that each process has its share."""
+    joined = []
+    for group in pack([lesson.n_tokens for lesson in lessons], pass_tokens, math.ceil(len(lessons) / processes)):
+        own = [lessons[i] for i in group]
+        columns = {name: torch.cat([lesson.columns[name] for lesson in own]) for name in own[0].columns}
+        joined.append(Lesson(tuple(item for lesson in own for item in lesson.items), columns))
+    return joined
 
 
 def advantages(
@@ -274,6 +288,11 @@ def minibatch(experience: Experience, recipe: PolicyGradientRecipe, round_number
     chance = torch.Generator().manual_seed(recipe.seed + 104_729 * (round_number * recipe.epochs + epoch + 1))
     order = torch.randperm(len(experience.parts), generator=chance)
     return [int(i) for i in order.tensor_split(recipe.minibatches)[number]]
+
+
+def _around(cut: int) -> tuple[slice, slice]:
+    """What is before a place, and what is from there on."""
+    return slice(None, cut), slice(cut, None)
 
 
 def summary(now: Round, values_S: Mapping[str, Tensor]) -> dict[str, float]:

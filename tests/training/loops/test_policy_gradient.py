@@ -10,11 +10,12 @@ import torch
 from tests.training.loops.notes import Notes, same
 from tests.training.loops.on_policy import Bench, low_bytes
 from training.algorithms import PolicyGradientRecipe
+from training.batches import Item
 from training.errors import EngineMismatch, Stopped
 from training.loops.experience import load_experience
-from training.loops.policy_gradient import Rounds, learn_lesson
+from training.loops.policy_gradient import Lesson, Rounds, learn_lesson, together
 from training.loops.steps import POLICY
-from training.model import SharedBase
+from training.model import FP32, SharedBase
 from training.recipe import parse_recipe
 from training.reward_model import Answered
 from training.tokens import ChatTokens
@@ -63,7 +64,7 @@ def test_rewarded_answers_become_more_likely(bench: Bench, algorithm: str) -> No
 
 @pytest.mark.parametrize("algorithm", KINDS)
 @pytest.mark.parametrize("ahead", [False, True])
-@pytest.mark.parametrize("stop_at", [4, 13])
+@pytest.mark.parametrize("stop_at", [3, 9])  # in the steps of a round, among the answers of another
 def test_a_stopped_run_ends_with_the_same_adapter_as_an_unbroken_one(
     tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path, algorithm: str, ahead: bool, stop_at: int
 ) -> None:
@@ -130,28 +131,46 @@ def test_the_adaptive_controller_moves_the_kl_weight_towards_its_target(bench: B
 
 
 @pytest.mark.parametrize("algorithm", KINDS)
-def test_a_lesson_in_halves_teaches_what_the_whole_one_does(
+def test_lessons_teach_the_same_alone_in_one_pass_and_in_halves(
     bench: Bench, tiny_model: Path, tiny_tokens: ChatTokens, algorithm: str
 ) -> None:
     recipe = make(algorithm, rollouts={"rounds": 1})
     bench.train(recipe, Notes())
-    base = SharedBase(tiny_model, torch.device("cpu"))
+    base = SharedBase(tiny_model, torch.device("cpu"), FP32)
     base.add_adapter(POLICY, recipe.adapter, seed=3)
     base.add_adapter("value", recipe.adapter, seed=4)
     base.add_head("value", 1, seed=4)
     assert bench.rollouts is not None
     rounds = Rounds(base, recipe, bench.rollouts, low_bytes, bench.folder, Notes().watch())
-    lesson = rounds.enter(0).lessons[0]
+    alone = rounds.enter(0).lessons
+    assert len(alone) == 3
+    (whole,) = together(alone, pass_tokens=10_000)
+    halves = whole.halves()
+    quarters = [quarter for half in halves for quarter in half.halves()]
+    assert [len(each.items) for each in halves] == [1, 2]
+    assert [len(each.items[0].answers) for each in quarters[:2]] == [1, 2], "a single prompt's answers are shared out"
+    n_tokens = sum(len(lesson.columns["old_S"]) for lesson in alone)
     gradients = []
-    for parts in ([lesson], lesson.halves()):
+    for parts in (alone, [whole], halves, quarters):
         for parameter in base.parameters(POLICY).values():
             parameter.grad = None
         for part in parts:
-            learn_lesson(base, part, 0.1, recipe, len(lesson.batch.targets_S))
+            learn_lesson(base, part, 0.1, recipe, n_tokens)
         own = base.parameters(POLICY).values()
         gradients.append(torch.cat([p.grad.flatten() for p in own if p.grad is not None]))
-    assert len(lesson.halves()) == 2
-    assert torch.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.999
+    assert gradients[0].abs().max() > 0
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0], atol=1e-6, rtol=1e-3)
+
+
+def test_a_step_takes_as_few_passes_as_their_length_allows() -> None:
+    lessons = [Lesson((Item((1,), ((2,) * n,)),), {"old_S": torch.full((n,), float(n))}) for n in (9, 3, 20, 4)]
+    found = together(lessons, pass_tokens=15)
+    assert [each.n_tokens for each in found] == [21, 15, 4]
+    assert [len(each.items) for each in together(lessons, pass_tokens=1000, processes=2)] == [2, 2]
+    for each in found:
+        expected = [float(len(answer)) for item in each.items for answer in item.answers for _ in answer]
+        assert each.columns["old_S"].tolist() == expected
 
 
 def test_a_kept_round_is_read_back_as_it_was(bench: Bench) -> None:

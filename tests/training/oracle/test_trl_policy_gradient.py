@@ -15,7 +15,7 @@ from tests.training.oracle.compare import ADAPTER, Learned, Setting, assert_same
 from tests.training.oracle.peer_sampling import Samples, learn_samples
 from training.algorithms import GrpoRecipe
 from training.batches import Item, Pass, make_pass
-from training.loops.policy_gradient import learn_lesson, make_lesson
+from training.loops.policy_gradient import Lesson, learn_lesson
 from training.loops.steps import POLICY
 from training.losses.policy_gradient import (
     Clip,
@@ -142,7 +142,7 @@ def test_the_loops_own_step_of_grpo_is_trls_default(setting: Setting, samples: S
     sizes = [sum(map(len, group)) for group in samples.answers]
     total = 0.0
     for i, (prompt, group) in enumerate(zip(samples.prompts, samples.answers, strict=True)):
-        lesson = make_lesson(Item(prompt, group), {name: column.split(sizes)[i] for name, column in columns.items()})
+        lesson = Lesson((Item(prompt, group),), {name: column.split(sizes)[i] for name, column in columns.items()})
         total += float(learn_lesson(base, lesson, BETA, recipe, n_tokens)["loss"].sum()) / n_tokens
     theirs = learn_samples("grpo", setting, samples, loss_type="dapo", beta=BETA, **BOUNDS)
     assert_same(learned(total, base.parameters(POLICY)), theirs)
