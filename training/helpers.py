@@ -71,7 +71,13 @@ def main(arguments: list[str]) -> int:
     try:
         device = place(settings.training, rank)
         crew = _meet(rank, settings, job_id, device)
-        model = SharedBase(settings.model_path, device, crew=crew, sharded=settings.training.shards)
+        model = SharedBase(
+            settings.model_path,
+            device,
+            crew=crew,
+            sharded=settings.training.shards,
+            recompute=settings.training.recompute_activations,
+        )
         crew.follow({"model": model, "watch": SILENT, "rollouts": NoRollouts(), "reward": no_scorer})
     except LostStep as error:  # of which the trainer cannot have heard
         log.error("%s", error)

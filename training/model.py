@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from training import attention
 from training.algorithms import AdapterRecipe
@@ -45,6 +46,7 @@ class SharedBase:
 
     `crew` are the processes that train together, each with such a base. With `sharded` each holds a part of its
     weights only; passes that are none of a step's are then made by the first process, which the others follow.
+    With `recompute` a layer keeps its input alone for the backward pass, which computes the rest again.
     """
 
     def __init__(
@@ -55,12 +57,15 @@ class SharedBase:
         *,
         crew: Crew | None = None,
         sharded: bool = False,
+        recompute: bool = False,
     ) -> None:
         attention.register()
         self.device = device
         self.crew = crew or Crew()
         self._precision = precision
         self._base = _load(folder, precision)
+        if recompute:
+            _recompute_layers(self._base)
         if sharded:
             shard_layers(self._base.base_model, device, self.crew.size)
             self.crew.shards = self
@@ -290,6 +295,17 @@ class SharedBase:
         if self._peft is None:
             raise ModelRefused("no adapter was added to the base yet")
         return self._peft
+
+
+def _recompute_layers(model: Any) -> None:
+    """ModelRefused when the model has no layers that transformers can run again."""
+    try:
+        model.gradient_checkpointing_enable()
+    except ValueError as error:
+        raise ModelRefused(f"{error} Set training.recompute_activations to false.") from error
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.training = True  # itself, which is when it does; what is in it stays as it is, without dropout
 
 
 class _ScaledInside:

@@ -61,6 +61,10 @@ class TrainingSection(_Section):
         default="none",
         description="base: each of several processes holds a part of the base's weights, where one GPU is too small.",
     )
+    recompute_activations: bool = Field(
+        default=False,
+        description="Compute each layer's activations again in the backward pass: less memory for more time.",
+    )
     max_attempts: int = Field(default=3, ge=1, le=20, description="Attempts at a job before it counts as failed.")
     lease_s: float = Field(default=30, ge=2, le=3600, description="Seconds without a heartbeat until a job is free.")
     tick_s: float = Field(default=5, ge=0.2, le=3600, description="Seconds between two looks at the schedule.")

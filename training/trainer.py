@@ -61,9 +61,19 @@ def main(arguments: list[str]) -> int:
             report=dict(job.report),
         )
         with helped(settings, job_id) as meet:
-            device = place(settings.training)
-            shards = settings.training.shards
-            run(attempt, lambda: SharedBase(settings.model_path, device, crew=meet(device), sharded=shards))
+            section = settings.training
+            device = place(section)
+
+            def base() -> SharedBase:
+                return SharedBase(
+                    settings.model_path,
+                    device,
+                    crew=meet(device),
+                    sharded=section.shards,
+                    recompute=section.recompute_activations,
+                )
+
+            run(attempt, base)
         return 0
     except Stopped as error:
         log.info("%s", error)

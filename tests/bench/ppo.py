@@ -30,7 +30,7 @@ from tests.bench.rounds import (
 from tests.services import ROOT
 from training.model import load_chat_tokens
 
-SIDES = ("ours", "trl_best", "trl_default")
+SIDES = ("ours", "ours_recomputing", "trl_best", "trl_default")
 TRL = ROOT / ".cache" / "trl-1.12.0"
 PROMPTS = "instructions_en.jsonl.gz"
 
@@ -101,14 +101,18 @@ def model_name(model: Path) -> str:
 
 
 def result(rounds: Sequence[dict[str, Measured]], task: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
-    """The JSON line. `ratio_memory` is against TRL at its best, `ratio_memory_default` as it comes."""
+    """The JSON line. `ratio_memory` is against TRL at its best, `ratio_memory_default` as it comes.
+
+    Those of ours with activations that are computed again end with `_recomputing`.
+    """
     peers = {side.removeprefix("trl_"): side for side in rounds[0] if side.startswith("trl")}
     ratios: dict[str, float] = {}
-    if "ours" in rounds[0]:
+    for own in (side for side in rounds[0] if side.startswith("ours")):
+        ending = own.removeprefix("ours")
         for name, side in peers.items():
-            ratios[f"ratio_{name}"] = median_ratio(rounds, "samples_per_s", "ours", side)
+            ratios[f"ratio_{name}{ending}"] = median_ratio(rounds, "samples_per_s", own, side)
             memory = "ratio_memory" if name == "best" else f"ratio_memory_{name}"
-            ratios[memory] = median_ratio(rounds, "peak_mib", "ours", side)
+            ratios[f"{memory}{ending}"] = median_ratio(rounds, "peak_mib", own, side)
     shown = ("samples_per_s", "peak_mib", "waiting_s", "steps", "answer_tokens", "engine_mib", "serving_mib")
     trl = next((rounds[0][side]["trl"] for side in peers.values()), None)
     return {

@@ -55,7 +55,12 @@ def main(side: str) -> int:
 
 
 # Ours ----------------------------------------------------------------------------------------------------------------
-def ours(task: Task) -> Told:
+def ours_recomputing(task: Task) -> Told:
+    """Ours with training.recompute_activations."""
+    return ours(task, recompute=True)
+
+
+def ours(task: Task, *, recompute: bool = False) -> Told:
     """What a job does: policies published to the running engine, its answers rewarded, learned from, checkpoints."""
     from training.loops.policy_gradient import train_policy_gradient
     from training.model import SharedBase, load_chat_tokens
@@ -74,7 +79,7 @@ def ours(task: Task) -> Told:
         redis_url = held.enter_context(start_redis(home / "redis"))
         gateway = held.enter_context(start_gateway(home, redis_url, engine.url, model=model))
         attempt = make_attempt(gateway, model)
-        base, tokens = SharedBase(model, torch.device("cpu")), load_chat_tokens(model)
+        base, tokens = SharedBase(model, torch.device("cpu"), recompute=recompute), load_chat_tokens(model)
         score = scorer_of(Path(task["reward"]), base, tokens, attempt.job.base_digest, watch([]))
         origin = Origin(
             attempt.registry.reserve(attempt.claim), attempt.job.base_digest, attempt.job.id, "ppo", ADAPTER
@@ -311,7 +316,7 @@ def _answer_lengths(answers_BT: Tensor, tokenizer: Any) -> Tensor:
     return (ended_BT.cumsum(1) - ended_BT == 0).sum(1)
 
 
-SIDES = {"ours": ours, "trl_best": trl_best, "trl_default": trl_default}
+SIDES = {"ours": ours, "ours_recomputing": ours_recomputing, "trl_best": trl_best, "trl_default": trl_default}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1]))

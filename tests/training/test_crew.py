@@ -47,6 +47,13 @@ def test_two_processes_end_with_what_one_ends_with(
         assert first.passes + second.passes == alone.passes
 
 
+def test_a_base_in_shards_may_compute_its_layers_again(two: Two, tiny_model: Path, tmp_path: Path) -> None:
+    alone = learn(Crew(), "dpo", tiny_model, tmp_path / "alone")
+    first, second = two.play(learn, "dpo", tiny_model, tmp_path / "two", sharded=True, recompute=True)
+    assert_close(first, alone)
+    assert same(first.state, second.state)
+
+
 @pytest.mark.parametrize(
     ("recipe", "sharded"),
     [

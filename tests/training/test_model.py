@@ -95,3 +95,27 @@ def test_a_head_of_another_width_is_refused(base: SharedBase) -> None:
     base.add_adapter("one", RECIPE, seed=1)
     with pytest.raises(ModelRefused, match="reads 31 values, this base gives 32"):
         base.adopt_head("one", torch.zeros(1, 31))
+
+
+def test_layers_that_compute_again_keep_less_and_teach_the_same(tiny_model: Path) -> None:
+    batch = make_pass(ITEMS)
+    kept, gradients = [], []
+    for recompute in (False, True):
+        base = SharedBase(tiny_model, torch.device("cpu"), recompute=recompute)
+        base.add_adapter("policy", make_recipe(adapter={"dropout": 0.3}).adapter, seed=0)
+        seen: list[int] = []
+
+        def keep(saved: torch.Tensor, seen: list[int] = seen) -> torch.Tensor:
+            seen.append(saved.nbytes)
+            return saved
+
+        torch.manual_seed(0)  # dropout
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved), base.policy("policy"):
+            logprob_S = base.logprobs(batch)
+        logprob_S.sum().backward()
+        kept.append(sum(seen))
+        gradients.append([each.grad for each in base.parameters("policy").values()])
+    assert kept[1] < kept[0] / 4
+    assert any(each.any() for each in gradients[0] if each is not None)
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)

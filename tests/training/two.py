@@ -117,9 +117,10 @@ class Learned:
 def learn(crew: Crew, kind: str, model: Path, folder: Path, *, sharded: bool = False, **options: Any) -> Learned:
     """One attempt at a small run of a kind, with one example to a pass and up to four passes to a step.
 
-    Options: `stop_at` as Notes, `short` (Short), the others are the recipe's.
+    Options: `stop_at` as Notes, `short` (Short), `recompute` as SharedBase, the others are the recipe's.
     """
-    base = SharedBase(model, torch.device("cpu"), FP32, crew=crew, sharded=sharded)
+    recompute = options.pop("recompute", False)
+    base = SharedBase(model, torch.device("cpu"), FP32, crew=crew, sharded=sharded, recompute=recompute)
     notes = Notes(options.pop("stop_at", None))
     short: Short | None = options.pop("short", None)
     learning = count_passes(base, short if short is not None and short.rank == crew.rank else None)

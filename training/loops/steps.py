@@ -163,8 +163,8 @@ def _gradients(
                 break
             log.warning("step %d ran out of memory; going on with passes of half the size", number + 1)
     raise OutOfMemory(
-        f"step {number + 1} does not fit into memory, nor in two halves: lower the recipe's pass_tokens or the "
-        "longest length it takes, or give the worker more memory"
+        f"step {number + 1} does not fit into memory, nor in two halves: set training.recompute_activations, lower the "
+        "recipe's pass_tokens or the longest length it takes, or give the worker more memory"
     )
 
 
