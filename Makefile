@@ -30,7 +30,7 @@ bench-dpo: setup ## Measure DPO against TRL (about half an hour; the machine is 
 bench-reward: setup ## Measure reward models against TRL (about half an hour; the machine is to be idle)
 	@$(BIN)/python -m tests.bench.reward $(ARGS)
 
-bench-ppo: setup $(TRL_PPO) ## Measure PPO against TRL 1.12, the last with it (about half an hour; the machine is to be idle)
+bench-ppo: setup $(TRL_PPO) ## Measure PPO against TRL 1.12, the last with it (about 40 minutes; the machine is to be idle)
 	@$(BIN)/python -m tests.bench.ppo $(ARGS)
 
 # Beside the environment, whose own TRL has no PPO any more; every other package is that of the environment.

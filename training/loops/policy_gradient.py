@@ -61,8 +61,10 @@ class Lesson:
                 return [self]
             sides = (Item(item.prompt, item.answers[:middle]),), (Item(item.prompt, item.answers[middle:]),)
         cut = sum(len(answer) for item in sides[0] for answer in item.answers)
-        first, second = ({name: column[part] for name, column in self.columns.items()} for part in _around(cut))
-        return [Lesson(sides[0], first), Lesson(sides[1], second)]
+        return [
+            Lesson(sides[0], {name: column[:cut] for name, column in self.columns.items()}),
+            Lesson(sides[1], {name: column[cut:] for name, column in self.columns.items()}),
+        ]
 
 
 @dataclass(frozen=True)
@@ -288,11 +290,6 @@ def minibatch(experience: Experience, recipe: PolicyGradientRecipe, round_number
     chance = torch.Generator().manual_seed(recipe.seed + 104_729 * (round_number * recipe.epochs + epoch + 1))
     order = torch.randperm(len(experience.parts), generator=chance)
     return [int(i) for i in order.tensor_split(recipe.minibatches)[number]]
-
-
-def _around(cut: int) -> tuple[slice, slice]:
-    """What is before a place, and what is from there on."""
-    return slice(None, cut), slice(cut, None)
 
 
 def summary(now: Round, values_S: Mapping[str, Tensor]) -> dict[str, float]:
