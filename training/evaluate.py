@@ -39,15 +39,13 @@ def measure(judge: Judge, policy: str | None, prompts: Sequence[Prompt], samples
     for group in pack([item.n_tokens for item in items], _PASS_TOKENS, len(items)):
         judge.stopping()
         batch = make_pass([items[i] for i in group])
-        with torch.no_grad():
-            with judge.model.policy(None):
-                base_SV = torch.log_softmax(judge.model.logits(batch), dim=-1)
-            nats_S = -base_SV.gather(1, batch.targets_S.to(base_SV.device)[:, None])[:, 0].cpu()
-            kl_S = torch.zeros_like(nats_S)
-            if policy is not None:
-                with judge.model.policy(policy):
-                    own_SV = torch.log_softmax(judge.model.logits(batch), dim=-1)
-                kl_S = (own_SV.exp() * (own_SV - base_SV)).sum(dim=-1).cpu()
+        if policy is None:
+            with torch.no_grad(), judge.model.policy(None):
+                logprob_S = judge.model.logprobs(batch)
+            kl_S = torch.zeros_like(logprob_S)
+        else:
+            logprob_S, kl_S = judge.model.logprobs_and_divergence(policy, batch)
+        nats_S, kl_S = -logprob_S.cpu(), kl_S.cpu()
         for i, item_nats, item_kl in zip(
             group, batch.sum_answers(nats_S).tolist(), batch.sum_answers(kl_S).tolist(), strict=True
         ):

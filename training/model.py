@@ -24,7 +24,7 @@ from training.algorithms import AdapterRecipe
 from training.batches import Item, Pass, make_pass
 from training.crew import Crew
 from training.errors import ModelRefused
-from training.lm_head import plain_head, token_logprobs
+from training.lm_head import divergence, logprobs_and_divergence, plain_head, token_logprobs
 from training.shards import shard_layers
 from training.tokens import ChatTokens, Tokenizer
 
@@ -236,6 +236,20 @@ class SharedBase:
             logprobs_EV = torch.log_softmax(logits_SV.detach()[::every], dim=-1)
             entropy_E = -(logprobs_EV.exp() * logprobs_EV).sum(dim=-1)
         return -torch.nn.functional.cross_entropy(logits_SV, targets_S, reduction="none"), entropy_E
+
+    def logprobs_and_divergence(self, name: str, batch: Pass) -> tuple[Tensor, Tensor]:
+        """[S], [S] fp32 nats: the scored tokens' log-probs by the base, KL(adapter ‖ base) before each. No gradient."""
+        targets_S, weight_VH = batch.targets_S.to(self.device), plain_head(self._base)
+        look = self.logits if weight_VH is None else lambda batch: self.hidden(batch, batch.rows_S)
+        with torch.no_grad():
+            with self.policy(name):
+                own = look(batch)
+            with self.policy(None):
+                base = look(batch)
+        if weight_VH is None:
+            return divergence(own, base, targets_S)
+        products = self._precision.products or self._precision.base
+        return logprobs_and_divergence(own, base, weight_VH, targets_S, products)
 
     # Shards ------------------------------------------------------------------------------------------------------
     def idle_pass(self) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.lm_head import ROWS, plain_head, token_logprobs
+from training.lm_head import ROWS_CPU, logprobs_and_divergence, plain_head, token_logprobs
 from training.model import FP32, SharedBase
 
 HIDDEN, TOKENS = 16, 300
@@ -19,7 +19,7 @@ def drawn(rows: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("every", [1, 3, 8, 1000])
-@pytest.mark.parametrize("rows", [1, ROWS["cpu"] - 1, ROWS["cpu"], ROWS["cpu"] + 1, 2 * ROWS["cpu"] + 5])
+@pytest.mark.parametrize("rows", [1, ROWS_CPU - 1, ROWS_CPU, ROWS_CPU + 1, 2 * ROWS_CPU + 5])
 def test_log_probs_entropy_and_gradients_are_torchs_own(rows: int, every: int) -> None:
     hidden, weight, targets = drawn(rows)
     logprobs, entropy = token_logprobs(hidden, weight, targets, torch.float32, every)
@@ -39,6 +39,16 @@ def test_without_a_gradient_the_log_probs_are_the_same() -> None:
     with_gradient, _ = token_logprobs(hidden, weight, targets, torch.float32)
     without, _ = token_logprobs(hidden.detach(), weight, targets, torch.float32)
     assert torch.equal(without, with_gradient.detach())
+
+
+@pytest.mark.parametrize("rows", [1, ROWS_CPU, 2 * ROWS_CPU + 5])
+def test_divergence_is_torchs_own(rows: int) -> None:
+    own, weight, targets = drawn(rows)
+    base = own.detach() + 0.5 * torch.randn(own.shape, generator=torch.Generator().manual_seed(7))
+    logprobs, kl = logprobs_and_divergence(own, base, weight, targets, torch.float32)
+    told, drawn_from = (torch.distributions.Categorical(logits=each @ weight.T) for each in (base, own.detach()))
+    torch.testing.assert_close(logprobs, told.log_prob(targets))
+    torch.testing.assert_close(kl, torch.distributions.kl_divergence(drawn_from, told), atol=1e-5, rtol=1e-4)
 
 
 def test_the_gradient_of_an_almost_certain_token_is_right_in_bf16_too() -> None:
