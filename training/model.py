@@ -149,17 +149,14 @@ class SharedBase:
         yield
 
     # Heads -------------------------------------------------------------------------------------------------------
-    def add_head(self, name: str, outputs: int, *, seed: int) -> None:
+    def add_head(self, name: str, outputs: int) -> None:
         """A fresh linear head [H] → [outputs] beside the adapter `name`, trained with it.
 
-        Weights from N(0, 1 / (H + 1)) as in Stiennon et al. 2020 (arXiv 2009.01325), appendix B.1; no bias, which
-        no difference of rewards would ever see.
+        Of zeros, so that all answers are worth 0 at first: from a few dozen votes a random head has no time to forget
+        what it began with. No bias, which no difference of rewards would ever see.
         """
-        size = int(self._base.config.hidden_size)
-        head = torch.nn.Linear(size, outputs, bias=False, dtype=torch.float32)
-        chance = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            head.weight.copy_(torch.randn(outputs, size, generator=chance) / (size + 1) ** 0.5)
+        head = torch.nn.Linear(int(self._base.config.hidden_size), outputs, bias=False, dtype=torch.float32)
+        torch.nn.init.zeros_(head.weight)
         self._heads[name] = head.to(self.device)
 
     def adopt_head(self, name: str, weight_KH: Tensor) -> None:
@@ -167,7 +164,7 @@ class SharedBase:
         outputs, size = weight_KH.shape
         if size != self._base.config.hidden_size:
             raise ModelRefused(f"the head reads {size} values, this base gives {self._base.config.hidden_size}")
-        self.add_head(name, outputs, seed=0)
+        self.add_head(name, outputs)
         with torch.no_grad():
             self._heads[name].weight.copy_(weight_KH)
         self._heads[name].requires_grad_(False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.training.tiny import make_recipe
+from tests.training.tiny import add_random_head, make_recipe
 from training.batches import Item, make_pass
 from training.errors import ModelRefused
 from training.model import FP32, SharedBase
@@ -48,7 +48,7 @@ def test_a_head_reads_its_own_adapters_hidden_states(base: SharedBase) -> None:
     batch = make_pass(ITEMS)
     for name, seed in (("one", 1), ("two", 2)):
         base.add_adapter(name, RECIPE, seed=seed)
-        base.add_head(name, 3, seed=seed)
+        add_random_head(base, name, 3, seed=seed)
         for parameter in base.parameters(name).values():
             torch.nn.init.normal_(parameter, std=0.2)
     values = base.values("one", batch)
@@ -61,9 +61,9 @@ def test_a_head_reads_its_own_adapters_hidden_states(base: SharedBase) -> None:
 
 def test_a_head_and_its_adapter_learn_and_nothing_else(base: SharedBase) -> None:
     base.add_adapter("one", RECIPE, seed=1)
-    base.add_head("one", 1, seed=1)
+    add_random_head(base, "one", seed=1)
     base.add_adapter("two", RECIPE, seed=2)
-    base.add_head("two", 1, seed=2)
+    add_random_head(base, "two", seed=2)
     base.values("two", make_pass(ITEMS)).sum().backward()
     assert base.head_parameters("two")["head.weight"].grad is not None
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in base.parameters("two").values())
@@ -83,7 +83,7 @@ def test_adapters_that_learn_go_on_learning_after_a_switch_and_frozen_ones_stay_
 def test_heads_share_the_base_without_a_copy(base: SharedBase) -> None:
     before = {name: p.data_ptr() for name, p in base._base.named_parameters()}
     base.add_adapter("one", RECIPE, seed=1)
-    base.add_head("one", 1, seed=1)
+    add_random_head(base, "one", seed=1)
     base.values("one", make_pass(ITEMS))
     after = {name.replace(".base_layer", ""): p.data_ptr() for name, p in base._base.named_parameters()}
     assert before.items() <= after.items()

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from training.algorithms import AnyRewardRecipe, DpoRecipe, KtoRecipe, SftRecipe
 from training.convert import model_digest
 from training.curate import TokenAnswer, TokenPair
+from training.model import SharedBase
 from training.recipe import parse_recipe
 from training.tokens import ChatTokens
 
@@ -43,6 +44,14 @@ def make_model(folder: Path, *, seed: int = 0) -> Path:
     model.save_pretrained(str(folder))
     (folder / "digest.txt").write_text(model_digest(folder) + "\n")
     return folder
+
+
+def add_random_head(base: SharedBase, name: str, outputs: int = 1, *, seed: int) -> None:
+    """A head that says something of every answer, and learns."""
+    base.add_head(name, outputs)
+    chance = torch.Generator().manual_seed(seed)
+    for weight in base.head_parameters(name).values():
+        weight.data.copy_(torch.randn(weight.shape, generator=chance) / weight.shape[1] ** 0.5)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

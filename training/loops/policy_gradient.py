@@ -94,7 +94,7 @@ def train_policy_gradient(
     parameters = {f"{POLICY}/{name}": each for name, each in model.parameters(POLICY).items()}
     if isinstance(recipe, PpoRecipe):
         model.add_adapter(VALUE, recipe.adapter, seed=recipe.seed + 1)
-        model.add_head(VALUE, 1, seed=recipe.seed + 1)
+        model.add_head(VALUE, 1)
         own = {**model.parameters(VALUE), **model.head_parameters(VALUE)}
         parameters |= {f"{VALUE}/{name}": each for name, each in own.items()}
     rounds = Rounds(model, recipe, rollouts, reward, folder, watch)

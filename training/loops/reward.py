@@ -46,7 +46,7 @@ def train_reward(
 ) -> list[str]:
     """Train the recipe's ensemble on `model`, one adapter with its head after another; returns their names.
 
-    Members differ by the seed of adapter, head and order. Each checkpoints into a folder of its own, at least
+    Members differ by the seed of adapter and order. Each checkpoints into a folder of its own, at least
     `every_s` seconds apart. Raises TooFewPairs when a head has none, Diverged, OutOfMemory, or Stopped when `watch`
     says so (after a checkpoint).
     """
@@ -81,7 +81,7 @@ def train_member(
         for group in pack([reading.item.n_tokens for reading in readings], recipe.pass_tokens, recipe.batch_pairs)
     ]
     model.add_adapter(name, recipe.adapter, seed=seed)
-    model.add_head(name, len(heads), seed=seed)
+    model.add_head(name, len(heads))
     plan = plan_steps([len(p.readings) for p in passes], epochs=recipe.epochs, least=recipe.batch_pairs, seed=seed)
 
     def learn(step_number: int, smaller: bool) -> dict[str, float]:

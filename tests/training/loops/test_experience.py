@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.training.loops.notes import Notes
-from tests.training.tiny import make_recipe
+from tests.training.tiny import add_random_head, make_recipe
 from training.gateway import Sample
 from training.loops.experience import Scoring, gather, passes_of
 from training.model import FP32, SharedBase
@@ -53,7 +53,7 @@ def test_each_answer_gets_its_own_in_any_company(tiny_model: Path, pass_tokens: 
     base = SharedBase(tiny_model, torch.device("cpu"), FP32)
     base.add_adapter("policy", make_recipe().adapter, seed=1)
     base.add_adapter("value", make_recipe().adapter, seed=2)
-    base.add_head("value", 1, seed=2)
+    add_random_head(base, "value", seed=2)
     notes = Notes()
     alone, found = (
         gather(GROUPS, Scoring(base, "policy", "value", by_length, each), notes.watch()) for each in (1, pass_tokens)

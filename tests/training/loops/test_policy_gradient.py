@@ -9,6 +9,7 @@ import torch
 
 from tests.training.loops.notes import Notes, same
 from tests.training.loops.on_policy import Bench, low_bytes
+from tests.training.tiny import add_random_head
 from training.algorithms import PolicyGradientRecipe
 from training.batches import Item
 from training.errors import EngineMismatch, Stopped
@@ -139,7 +140,7 @@ def test_lessons_teach_the_same_alone_in_one_pass_and_in_halves(
     base = SharedBase(tiny_model, torch.device("cpu"), FP32)
     base.add_adapter(POLICY, recipe.adapter, seed=3)
     base.add_adapter("value", recipe.adapter, seed=4)
-    base.add_head("value", 1, seed=4)
+    add_random_head(base, "value", seed=4)
     assert bench.rollouts is not None
     rounds = Rounds(base, recipe, bench.rollouts, low_bytes, bench.folder, Notes().watch())
     alone = rounds.enter(0).lessons

@@ -10,7 +10,7 @@ import torch
 
 from tests.training.loops.notes import Notes, same
 from tests.training.loops.positions import moved_positions
-from tests.training.tiny import make_pairs, make_reward_recipe
+from tests.training.tiny import add_random_head, make_pairs, make_reward_recipe
 from training.algorithms import AnyRewardRecipe
 from training.curate import TokenPair
 from training.errors import Diverged, Stopped, TooFewPairs
@@ -134,7 +134,7 @@ def test_the_loss_sends_its_gradient_through_the_last_tokens_alone(
     recipe = make_reward_recipe(algorithm=kind)
     base = SharedBase(tiny_model, torch.device("cpu"), FP32)
     base.add_adapter("member", recipe.adapter, seed=0)
-    base.add_head("member", 1, seed=0)
+    add_random_head(base, "member", seed=0)
     each = make_reward_pass(read_pairs(make_pairs(tiny_tokens, 3), recipe, tiny_tokens), ("overall",))
     moved = moved_positions(lambda: learn_pass(base, "member", each, recipe, total_weight=4.0))
     assert moved == sorted(each.batch.ends().tolist())
@@ -145,7 +145,7 @@ def test_halves_give_the_rewards_of_the_whole(tiny_model: Path, tiny_tokens: Cha
     recipe = make_reward_recipe(algorithm=kind)
     base = SharedBase(tiny_model, torch.device("cpu"), FP32)
     base.add_adapter("whole", recipe.adapter, seed=0)
-    base.add_head("whole", 1, seed=0)
+    add_random_head(base, "whole", seed=0)
     whole = make_reward_pass(read_pairs(make_pairs(tiny_tokens, 3), recipe, tiny_tokens), ("overall",))
     parts = halves(whole, ("overall",))
     assert [len(part.readings) for part in parts] == [1, 2]
@@ -156,19 +156,13 @@ def test_halves_give_the_rewards_of_the_whole(tiny_model: Path, tiny_tokens: Cha
 def test_a_pairs_own_margin_and_weight_reach_the_loss(
     tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path
 ) -> None:
-    """With the head at zero every loss is ln(1 + e^margin), so the weighted mean can be worked out."""
+    """With the head at zero, as it begins, every loss is ln(1 + e^margin), so the weighted mean can be worked out."""
     recipe = make_reward_recipe(epochs=1, batch_pairs=2, pass_tokens=2048, margin=0.5, centring=0.0)
     plain, eager = make_pairs(tiny_tokens, 2)
     pairs = [replace(plain, weight=1.0), replace(eager, weight=3.0, margin=1.0)]
     notes = Notes()
 
-    class Blank(SharedBase):
-        def add_head(self, name: str, outputs: int, *, seed: int) -> None:
-            super().add_head(name, outputs, seed=seed)
-            with torch.no_grad():
-                self.head_parameters(name)["head.weight"].zero_()
-
-    base = Blank(tiny_model, torch.device("cpu"))
+    base = SharedBase(tiny_model, torch.device("cpu"))
     train_reward(base, read_pairs(pairs, recipe, tiny_tokens), recipe, tmp_path, notes.watch())
     wanted = (math.log(1 + math.exp(0.5)) + 3 * math.log(1 + math.exp(1.5))) / 4
     assert notes.points[0]["loss"] == pytest.approx(wanted, rel=1e-6)

@@ -45,7 +45,7 @@ def learn_ours(setting: Setting, pairs: Sequence[TokenPair], head: Tensor, **fie
     base = setting.base()
     base.add_adapter(NAME, recipe.adapter, seed=0)
     base.set_adapter_state(NAME, setting.state)
-    base.add_head(NAME, 1, seed=0)
+    base.add_head(NAME, 1)
     own = base.head_parameters(NAME)
     with torch.no_grad():
         own["head.weight"].copy_(head)
