@@ -45,9 +45,7 @@ def logprobs_and_divergence(
     """[S], [S] as `divergence`, from the hidden states of both before each target; products are made in `products`."""
     weight_VH = weight_VH.to(products)
     blocks = [
-        divergence(
-            (own_SH[rows].to(products) @ weight_VH.T), (base_SH[rows].to(products) @ weight_VH.T), targets_S[rows]
-        )
+        divergence(own_SH[rows].to(products) @ weight_VH.T, base_SH[rows].to(products) @ weight_VH.T, targets_S[rows])
         for rows in _blocks(targets_S)
     ]
     logprobs, kls = zip(*blocks, strict=True)

@@ -51,6 +51,15 @@ def test_losses_are_the_bases_and_kl_is_from_draft_to_base(scorer: Judge) -> Non
     assert found.repeats[2] > 0.5
 
 
+def test_a_head_that_is_left_to_the_model_gives_the_same(scorer: Judge) -> None:
+    samples = make_samples(scorer.tokens)
+    by_rows = measure(scorer, "draft", PROMPTS, samples)
+    scorer.model._base.config.logit_scale = 2.0  # a setting that no Llama reads
+    whole = measure(scorer, "draft", PROMPTS, samples)
+    assert whole.kl_nats == pytest.approx(by_rows.kl_nats, rel=1e-4)
+    assert whole.nats == pytest.approx(by_rows.nats, rel=1e-4)
+
+
 def test_the_base_is_at_no_distance_from_itself(scorer: Judge) -> None:
     found = measure(scorer, None, PROMPTS, make_samples(scorer.tokens))
     assert found.kl_nats == [0, 0, 0]
