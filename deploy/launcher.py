@@ -66,7 +66,7 @@ def convert_once(settings: LaunchSettings, wish: StopWish) -> None:
     if (folder / "digest.txt").exists():
         return
     say("converting the model, once" if settings.model.path is None else "naming the model by its digest, once")
-    command = [sys.executable, "-m", "training.convert", str(folder)]
+    command = [sys.executable, "-m", "training.base.convert", str(folder)]
     watched, lifeline = os.pipe()
     with subprocess.Popen(
         guarded(command, watched), env=child_environment(settings, os.environ), pass_fds=[watched]

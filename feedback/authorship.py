@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from feedback.errors import StatementRefused, UnknownEvent, UnknownTurn
-from feedback.events import Comparison, Edit, Event, Rating, Retract, Source, turns_named
+from feedback.events import Aspect, Comparison, Edit, Event, Rating, Retract, Source, turns_named
 from feedback.ids import TenantId, TurnId, UserId
 from feedback.turns import Turn, answer_one_prompt
 
@@ -16,7 +16,7 @@ def retractor(said: Retract, tenant: TenantId, given: UserId | None, target: Eve
 
 
 def author(
-    said: Rating | Comparison | Edit, tenant: TenantId, given: UserId | None, kept: Mapping[TurnId, Turn]
+    said: Rating | Comparison | Edit | Aspect, tenant: TenantId, given: UserId | None, kept: Mapping[TurnId, Turn]
 ) -> UserId | None:
     """The person who speaks about turns: the one given, else the turn's.
 

@@ -1,6 +1,7 @@
 """What all that is learned of events has in common, and the turns that an event is about. Pure."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,7 +11,11 @@ from feedback.turns import Message, Turn
 
 
 class Answer(BaseModel):
-    """An answer to learn from. A person's own text has no turn, no version and no engine tokens."""
+    """An answer to learn from. A person's own text has no turn, no version and no engine tokens.
+
+    `finish_reason` is the engine's. `stops` are the strings and token ids at which the caller wanted it to stop: with
+    "stop" it ended at one of those, or by itself.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -18,6 +23,8 @@ class Answer(BaseModel):
     turn_id: TurnId | None = None
     token_ids: tuple[int, ...] | None = None
     version: Version | None = None
+    finish_reason: str | None = None
+    stops: tuple[str | int, ...] = ()
 
 
 class Taught(BaseModel):
@@ -48,4 +55,16 @@ def chats_named(event: Event, turns: Mapping[TurnId, Turn]) -> list[Turn]:
 
 
 def answer_of(turn: Turn) -> Answer:
-    return Answer(text=turn.answer, turn_id=turn.id, token_ids=turn.token_ids or None, version=turn.version)
+    return Answer(
+        text=turn.answer,
+        turn_id=turn.id,
+        token_ids=turn.token_ids or None,
+        version=turn.version,
+        finish_reason=turn.finish_reason,
+        stops=_stops(turn.sampling),
+    )
+
+
+def _stops(sampling: Mapping[str, Any]) -> tuple[str | int, ...]:
+    strings = sampling.get("stop") or ()
+    return (*((strings,) if isinstance(strings, str) else strings), *(sampling.get("stop_token_ids") or ()))

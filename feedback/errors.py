@@ -53,5 +53,5 @@ class LeaseLost(FeedbackError):
     """The job's lease has passed to another worker; what this one would have written was not."""
 
 
-class NotEnoughPairs(FeedbackError):
-    """Fewer pairs than a job may start with."""
+class NotEnoughVotes(FeedbackError):
+    """Fewer pairs, thumbs or demonstrations than a job of that recipe may start with."""

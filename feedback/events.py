@@ -21,6 +21,10 @@ Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, m
 Comment = Annotated[str, StringConstraints(strip_whitespace=True, max_length=4000)]
 Person = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+AspectName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+
+OVERALL = "overall"
+"""The aspect that answers are compared in where nothing else is said."""
 
 
 class Source(StrEnum):
@@ -92,6 +96,15 @@ class Edit(_Said):
     text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=32_000)]
 
 
+class Aspect(_Said):
+    """How good an answer is in one respect, say `overall`, `helpful`, `harmless` or `honest`: from 1 (worst) to 5."""
+
+    kind: Literal["aspect"]
+    turn_id: Id
+    name: AspectName
+    score: int = Field(ge=1, le=5, strict=True)
+
+
 class Retract(_Said):
     """Takes an earlier event back."""
 
@@ -99,8 +112,8 @@ class Retract(_Said):
     event_id: Id
 
 
-Statement = Annotated[Rating | Comparison | Edit | Retract, Field(discriminator="kind")]
-STATEMENT: TypeAdapter[Rating | Comparison | Edit | Retract] = TypeAdapter(Statement)
+Statement = Annotated[Rating | Comparison | Edit | Aspect | Retract, Field(discriminator="kind")]
+STATEMENT: TypeAdapter[Statement] = TypeAdapter(Statement)
 
 
 class Event(_Frozen):
@@ -117,17 +130,10 @@ class Event(_Frozen):
     said: Statement
 
 
-def turns_named(said: Rating | Comparison | Edit | Retract) -> tuple[TurnId, ...]:
+def turns_named(said: Statement) -> tuple[TurnId, ...]:
     """The turns a statement is about; none for a retraction."""
     if isinstance(said, Comparison):
         return (TurnId(said.turn_ids[0]), TurnId(said.turn_ids[1]))
     if isinstance(said, Retract):
         return ()
     return (TurnId(said.turn_id),)
-
-
-def makes_pair(said: Rating | Comparison | Edit | Retract) -> bool:
-    """Whether a statement prefers one answer over another, so that it counts towards the next training."""
-    if isinstance(said, Comparison):
-        return said.verdict in (Verdict.first, Verdict.second)
-    return isinstance(said, Edit)

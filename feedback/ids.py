@@ -11,6 +11,7 @@ UserId = NewType("UserId", str)
 TenantId = NewType("TenantId", str)
 LineName = NewType("LineName", str)
 KeyId = NewType("KeyId", str)
+Lesson = NewType("Lesson", str)
 
 BASE_VERSION = Version("v0000-base")
 """The bare base model: always there, never deleted."""

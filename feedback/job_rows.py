@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from feedback.ids import EventId, JobId, Version
-from feedback.schedule import ScheduleRules
+from feedback.lessons import PAIRS, LearnsFrom
+from feedback.schedule import Decision, ScheduleFacts, ScheduleRules, decide
 
 _JSON_FIELDS = ("recipe_body", "report")
 
@@ -26,15 +27,31 @@ class JobState(StrEnum):
 
 
 class Announcement(BaseModel):
-    """What the training side offers: recipes by name, the schedule's rules, its code version; `at` in Unix seconds."""
+    """What the training side offers: recipes by name, what each learns from, the schedule's rules, its code version.
+
+    A recipe of which `learns_from` says nothing learns from pairs. `refused` says by name why other recipes are not
+    offered; the default one may be among them. `at` is in Unix seconds.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     recipes: dict[str, dict[str, Any]]
+    refused: dict[str, str] = {}
+    learns_from: dict[str, LearnsFrom] = {}
     default_recipe: str
     rules: ScheduleRules
     code_version: str
     at: float
+
+    def decide(self, facts: ScheduleFacts) -> Decision:
+        """What the rules say of `facts`; nothing starts by itself while the default recipe is refused."""
+        if self.default_recipe in self.refused:
+            why = self.refused[self.default_recipe]
+            return Decision(False, (f"the default recipe {self.default_recipe!r} is refused: {why}",))
+        return decide(self.rules, facts)
+
+    def taught_by(self, recipe: str) -> LearnsFrom:
+        return self.learns_from.get(recipe, PAIRS)
 
 
 class Job(BaseModel):

@@ -32,7 +32,7 @@ class Keyspace:
         return self._key("ordinal")
 
     def event(self, event_id: EventId) -> str:
-        """hash: ordinal, body (JSON), slot."""
+        """hash: ordinal, body (JSON), slot, group of a score."""
         return self._key("event", event_id)
 
     def idempotency(self, tenant: TenantId, key: str) -> str:
@@ -50,9 +50,19 @@ class Keyspace:
         return self._key("standing")
 
     @property
-    def standing_pairs(self) -> str:
-        """sorted set: ids of those standing events that make a pair, by ordinal."""
-        return self._key("standing-pairs")
+    def lessons(self) -> str:
+        """sorted set, every score 0: `LESSON:ORDINAL:EVENT_ID` (12 digits) of each standing event that teaches."""
+        return self._key("lessons")
+
+    @property
+    def lesson_rows(self) -> str:
+        """hash: id of a standing event that teaches → its row in `lessons`."""
+        return self._key("lesson-rows")
+
+    @property
+    def scores(self) -> str:
+        """hash: group (`scores.group_of`) → JSON list of its standing scores, [event id, ordinal, score] each."""
+        return self._key("scores")
 
     @property
     def tally(self) -> str:

@@ -10,9 +10,12 @@ from typing import Any
 from feedback.authorship import author, retractor, unknown_turn
 from feedback.connection import Client, lua, translated
 from feedback.errors import IdempotencyConflict, LedgerUnavailable
-from feedback.events import Event, Retract, Source, Statement, makes_pair, turns_named
-from feedback.ids import EventId, LineName, TenantId, TurnId, UserId, new_event_id
+from feedback.events import Aspect, Event, Retract, Source, Statement, turns_named
+from feedback.ids import EventId, Lesson, LineName, TenantId, TurnId, UserId, new_event_id
 from feedback.keyspace import Keyspace
+from feedback.lesson_rows import LessonRows
+from feedback.lessons import PAIRS, lesson_of
+from feedback.scores import Group, group_of
 from feedback.standing import slot
 from feedback.turn_rows import TurnRows
 from feedback.turns import Turn
@@ -30,7 +33,7 @@ class Appended:
 
 @dataclass(frozen=True)
 class VoteCounts:
-    """Standing `events`, those of them that make `pairs`, and events ever said by `people`."""
+    """Standing `events`, the `pairs` they make, and events ever said by `people`."""
 
     events: int
     pairs: int
@@ -52,6 +55,7 @@ class Ledger:
         self._client = client
         self._keys = Keyspace(line)
         self._turns = TurnRows(client, self._keys)
+        self._lessons = LessonRows(client, self._keys)
         self._append = lua(client, "append_event")
 
     # Turns -------------------------------------------------------------------------------------------------------
@@ -138,15 +142,20 @@ class Ledger:
         with translated():
             pipe = self._client.pipeline(transaction=True)
             pipe.zcard(self._keys.standing)
-            pipe.zcard(self._keys.standing_pairs)
             pipe.hget(self._keys.tally, "people")
-            events, pairs, people = pipe.execute()
-        return VoteCounts(int(events), int(pairs), int(people or 0))
+            events, people = pipe.execute()
+        return VoteCounts(int(events), PAIRS.total(self.lessons(PAIRS.worth)), int(people or 0))
 
-    def pairs_since(self, ordinal: int) -> int:
-        """How many standing events that make a pair came after that ordinal."""
-        with translated():
-            return int(self._client.zcount(self._keys.standing_pairs, f"({ordinal}", "+inf"))
+    def lessons(self, lessons: Iterable[Lesson], *, after: int = 0) -> dict[Lesson, int]:
+        """How many standing events of each of these lessons came after the ordinal `after`."""
+        return self._lessons.count(lessons, after)
+
+    def fill_lessons(self) -> int:
+        """Counts the votes of a ledger that was kept before lessons were; 0, and nothing done, when they are counted.
+
+        Meant for a ledger that nobody writes to meanwhile.
+        """
+        return 0 if self._lessons.is_kept() else self._lessons.fill(self.standing_events())
 
     def last_ordinal(self) -> int:
         with translated():
@@ -165,7 +174,7 @@ class Ledger:
         """
         keys = self._keys
         with translated():
-            self._client.delete(keys.slots, keys.standing, keys.standing_pairs, keys.tally)
+            self._client.delete(keys.slots, keys.standing, keys.lessons, keys.lesson_rows, keys.scores, keys.tally)
         read = last = 0
         for event in self.logged_events():
             self._run(event, append=False)
@@ -190,41 +199,55 @@ class Ledger:
         body_digest: str = "",
         append: bool = True,
     ) -> tuple[str, str]:
-        keys, said = self._keys, event.said
+        said = event.said
         retracted = EventId(said.event_id) if isinstance(said, Retract) else None
-        target = self.event(retracted) if retracted else None
-        about: list[str] = []
-        for turn_id in turns_named(target.said if target else said):
-            about += [keys.turn(turn_id), keys.about(turn_id)]
+        args = [
+            event.id,
+            event.model_dump_json(exclude={"ordinal"}),
+            "" if retracted else slot(said, event.tenant, event.user),
+            lesson_of(said) or "",
+            retracted or "",
+            body_digest,
+            str(IDEMPOTENCY_TTL_S),
+            f"{event.at:.3f}",
+            str(int(said.source is Source.human)),
+            str(int(append)),
+            str(event.ordinal),
+            self._group(event),
+            str(said.score) if isinstance(said, Aspect) else "",
+        ]
+        rows = self._rows_of(event, retracted, idempotency)
         with translated():
-            status, value = self._append(
-                keys=[
-                    keys.log,
-                    keys.ordinal,
-                    keys.event(event.id),
-                    idempotency,
-                    keys.slots,
-                    keys.standing,
-                    keys.standing_pairs,
-                    keys.tally,
-                    keys.event(retracted or event.id),
-                    *about,
-                ],
-                args=[
-                    event.id,
-                    event.model_dump_json(exclude={"ordinal"}),
-                    "" if retracted else slot(said, event.tenant, event.user),
-                    str(int(makes_pair(said))),
-                    retracted or "",
-                    body_digest,
-                    str(IDEMPOTENCY_TTL_S),
-                    f"{event.at:.3f}",
-                    str(int(said.source is Source.human)),
-                    str(int(append)),
-                    str(event.ordinal),
-                ],
-            )
+            status, value = self._append(keys=rows, args=args)
         return status, value
+
+    def _rows_of(self, event: Event, retracted: EventId | None, idempotency: str) -> list[str]:
+        """The keys that an event touches, in the script's order."""
+        keys = self._keys
+        target = self.event(retracted) if retracted else None
+        rows = [
+            keys.log,
+            keys.ordinal,
+            keys.event(event.id),
+            idempotency,
+            keys.slots,
+            keys.standing,
+            keys.lessons,
+            keys.lesson_rows,
+            keys.scores,
+            keys.tally,
+            keys.event(retracted or event.id),
+        ]
+        for turn_id in turns_named(target.said if target else event.said):
+            rows += [keys.turn(turn_id), keys.about(turn_id)]
+        return rows
+
+    def _group(self, event: Event) -> Group:
+        """The group of a score; "" for what is none, and for a score that no pair can be made of."""
+        if not isinstance(event.said, Aspect):
+            return ""
+        turn = self.turn(TurnId(event.said.turn_id))
+        return group_of(event, event.said, turn) if turn is not None and turn.kind == "chat" else ""
 
     def _known(self, row: str, body_digest: str, idempotency_key: str | None) -> Appended:
         event_id, digest = row.split(" ")

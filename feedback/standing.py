@@ -6,18 +6,20 @@ Pure. The ledger keeps the same answer in Redis, by slot, so that it need not re
 import hashlib
 from collections.abc import Iterable
 
-from feedback.events import Event, Retract, Source, Statement, turns_named
+from feedback.events import Aspect, Event, Retract, Source, Statement, turns_named
 from feedback.ids import TenantId, UserId
 
 
 def slot(said: Statement, tenant: TenantId, user: UserId | None) -> str:
-    """The place an event takes: tenant, person, kind and the turns it is about, in whatever order they were named.
+    """The place an event takes: tenant, person, kind, the turns it is about in whatever order they were named, aspect.
 
     Of all events with one slot only the latest stands. A retraction has no slot of its own. What a judge or a
     simulated user says stands beside what the person said: it never takes the place of a human's word.
     """
     turns = ",".join(sorted(turns_named(said)))
     parts = [tenant, user or "", said.kind, turns]
+    if isinstance(said, Aspect):
+        parts.append(said.name)
     if said.source is not Source.human:
         parts.append(said.source)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

@@ -59,6 +59,10 @@ def prompt_key(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], 
     return tuple((str(m.get("role", "")), text_of(m.get("content"))) for m in messages)
 
 
+def asked(turn: Turn) -> tuple[str | None, tuple[tuple[str, str], ...]]:
+    """What a turn answers, of chat or of completion: equal for two that answer the same prompt."""
+    return turn.prompt, prompt_key(turn.messages)
+
+
 def answer_one_prompt(first: Turn, second: Turn) -> bool:
-    """Whether two turns answer the same prompt, of chat or of completion."""
-    return first.prompt == second.prompt and prompt_key(first.messages) == prompt_key(second.messages)
+    return asked(first) == asked(second)

@@ -72,7 +72,7 @@ def build_parts(settings: Settings) -> Parts:
     """Nothing is connected before the app's lifespan begins."""
     line = LineName(settings.line.name)
     redis = connect(settings.redis_url)
-    registry, keys = Registry(redis, line), KeyStore(redis)
+    ledger, registry, keys = Ledger(redis, line), Registry(redis, line), KeyStore(redis)
     base_digest = (settings.model_path / "digest.txt").read_text(encoding="utf-8").strip()
     metrics, shelf, ring, engine = Metrics(), Shelf(), KeyRing(), Engine(settings.engine_url)
 
@@ -80,6 +80,7 @@ def build_parts(settings: Settings) -> Parts:
         for finding in check_durability(redis):
             log.warning("accepted votes may be lost when this Redis is killed: %s", finding)
         registry.ensure_base(base_digest)
+        ledger.fill_lessons()
         adopt_key_files(settings.home, keys)
 
     watch = LedgerWatch(registry, keys, ring, settings.gateway.poll_s, prepare)
@@ -100,7 +101,7 @@ def build_parts(settings: Settings) -> Parts:
     return Parts(
         settings=settings,
         base_digest=base_digest,
-        ledger=Ledger(redis, line),
+        ledger=ledger,
         registry=registry,
         keys=keys,
         jobs=JobStore(redis, line),

@@ -12,7 +12,7 @@ from feedback.errors import (
     IdempotencyConflict,
     LedgerUnavailable,
     MoveRefused,
-    NotEnoughPairs,
+    NotEnoughVotes,
     StaleRegistry,
     StatementRefused,
     UnknownEvent,
@@ -119,7 +119,7 @@ _FROM_FEEDBACK: dict[type[FeedbackError], tuple[type[ApiError], str | None]] = {
     IdempotencyConflict: (Conflict, "idempotency_conflict"),
     MoveRefused: (Conflict, "move_refused"),
     StaleRegistry: (Conflict, "stale_registry"),
-    NotEnoughPairs: (Conflict, "not_enough_pairs"),
+    NotEnoughVotes: (Conflict, "not_enough_votes"),
 }
 
 

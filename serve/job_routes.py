@@ -3,7 +3,6 @@
 A job made here is a row in the ledger; the workers find it there.
 """
 
-import time
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,11 +11,12 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from feedback.access_keys import Scope
-from feedback.errors import NotEnoughPairs
 from feedback.ids import JobId
 from feedback.jobs import Announcement, Job, JobRequest, JobStore
 from feedback.ledger import Ledger
+from feedback.lessons import PAIRS
 from feedback.schedule import ScheduleFacts, ScheduleRules, decide
+from feedback.starting import Order, look, request_of
 from serve.access import caller_of, needs
 from serve.errors import BadRequest, Unavailable
 
@@ -38,36 +38,28 @@ class Training:
     jobs: JobStore
     base_digest: str
 
-    def facts(self) -> ScheduleFacts:
-        return ScheduleFacts(
-            now=time.time(),
-            new_pairs=self.ledger.pairs_since(self.jobs.snapshot_ordinal()),
-            total_pairs=self.ledger.vote_counts().pairs,
-            last_vote_at=self.ledger.last_vote_at(),
-            job_open=self.jobs.open_job() is not None,
-        )
+    def facts(self, announced: Announcement | None) -> ScheduleFacts:
+        """What the schedule decides by: the votes that the announced default recipe learns from."""
+        taught = announced.taught_by(announced.default_recipe) if announced else PAIRS
+        return look(self.ledger, self.jobs, taught)
+
+    def votes(self, announced: Announcement) -> dict[str, Any]:
+        """For each recipe what it learns from, and how much of that there is."""
+        recipes = {name: announced.taught_by(name) for name in sorted(announced.recipes)}
+        standing = self.ledger.lessons(lesson for taught in recipes.values() for lesson in taught.worth)
+        return {
+            name: {"learns_from": taught.counted, "total": taught.total(standing)} for name, taught in recipes.items()
+        }
 
     def request(self, start: Start, announced: Announcement, actor: str) -> JobRequest:
-        """A job on all events that stand now. NotEnoughPairs, or BadRequest for an unknown recipe."""
+        """A job on all events that stand now. NotEnoughVotes, or BadRequest for an unknown recipe."""
         recipe = start.recipe or announced.default_recipe
+        if why := announced.refused.get(recipe):
+            raise BadRequest(f"recipe {recipe!r} is refused: {why}", param="recipe", code="refused_recipe")
         if recipe not in announced.recipes:
             known = ", ".join(sorted(announced.recipes))
             raise BadRequest(f"there is no recipe {recipe!r}; known: {known}", param="recipe", code="unknown_recipe")
-        pairs = self.ledger.vote_counts().pairs
-        if pairs < announced.rules.min_pairs:
-            least = announced.rules.min_pairs
-            raise NotEnoughPairs(f"there are {pairs} pairs; a job needs {least}: compare more answers")
-        events = self.ledger.standing_events()
-        return JobRequest(
-            recipe=recipe,
-            recipe_body=announced.recipes[recipe],
-            base_digest=self.base_digest,
-            code_version=announced.code_version,
-            event_ids=[event.id for event in events],
-            pairs_ordinal=max(event.ordinal for event in events),
-            actor=actor,
-            reason=start.reason,
-        )
+        return request_of(Order(recipe, self.base_digest, actor, start.reason), announced, self.ledger)
 
 
 def job_routes(training: Training) -> APIRouter:
@@ -100,20 +92,24 @@ def job_routes(training: Training) -> APIRouter:
     @router.get("/operator/schedule")
     @needs(Scope.operator)
     def schedule() -> dict[str, Any]:
-        announced, facts, running = jobs.announcement(), training.facts(), jobs.open_job()
+        announced, running = jobs.announcement(), jobs.open_job()
+        facts = training.facts(announced)
         rules = announced.rules if announced else ScheduleRules()
-        decision = decide(rules, facts)
+        decision = announced.decide(facts) if announced else decide(rules, facts)
         reasons = list(decision.reasons) if announced else ["no worker has announced itself", *decision.reasons]
         return {
             "train": decision.train and announced is not None,
             "reasons": reasons,
-            "new_pairs": facts.new_pairs,
+            "learns_from": facts.counted,
+            "new": facts.new,
             "needed": rules.min_new_pairs,
-            "total_pairs": facts.total_pairs,
+            "total": facts.total,
+            "least": rules.min_pairs,
             "people": training.ledger.vote_counts().people,
-            "min_pairs": rules.min_pairs,
             "running": running and _job_json(running),
             "recipes": sorted(announced.recipes) if announced else [],
+            "refused": announced.refused if announced else {},
+            "votes": training.votes(announced) if announced else {},
             "default_recipe": announced.default_recipe if announced else None,
             "announced_at": announced and announced.at,
         }
@@ -121,10 +117,12 @@ def job_routes(training: Training) -> APIRouter:
     @router.get("/v1/progress")
     @needs(Scope.feedback)
     def progress() -> dict[str, Any]:
-        """How many new pairs there are and how many start the next training."""
-        announced, facts = jobs.announcement(), training.facts()
+        """How many new votes there are of those that the next training learns from, and how many start it."""
+        announced = jobs.announcement()
+        facts = training.facts(announced)
         rules = announced.rules if announced else ScheduleRules()
-        return {"new_pairs": facts.new_pairs, "needed": rules.min_new_pairs, "training": facts.job_open}
+        told = {"learns_from": facts.counted, "new": facts.new, "needed": rules.min_new_pairs}
+        return {**told, "training": facts.job_open}
 
     return router
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 
 from feedback.access_keys import Scope
 from feedback.errors import UnknownTurn
-from feedback.events import Comparison, Edit, Event, Rating, Retract, turns_named
+from feedback.events import Aspect, Comparison, Edit, Event, Rating, Retract, turns_named
 from feedback.ids import TurnId, UserId
 from feedback.ledger import Ledger, Speaker
 from serve.access import caller_of, needs
@@ -19,7 +19,7 @@ from serve.errors import NotFound, TurnQueued
 from serve.metrics import Metrics
 from serve.turn_log import TurnLog
 
-Said = Annotated[Rating | Comparison | Edit | Retract, Body(discriminator="kind")]
+Said = Annotated[Rating | Comparison | Edit | Aspect | Retract, Body(discriminator="kind")]
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=256)]
 
 

@@ -53,7 +53,7 @@ def model_dir() -> Path:
     given = os.environ.get("BURNISH_TEST_MODEL")
     folder = Path(given) if given else ROOT / ".cache" / "model"
     if not (folder / "digest.txt").exists():
-        from training.convert import convert
+        from training.base.convert import convert
 
         convert(folder)
     return folder

@@ -72,7 +72,7 @@ class Running:
                 alive = child.status() != psutil.STATUS_ZOMBIE
             except psutil.Error:
                 continue
-            if "training.trainer" in command and job_id in command and alive:
+            if "training.worker.trainer" in command and job_id in command and alive:
                 return child.pid
         return None
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import FrameType
+from typing import Any
 
 from celery import Celery
 from kombu import Queue
@@ -23,8 +24,8 @@ from feedback.jobs import JobStore
 from feedback.ledger import Ledger
 from feedback.registry import Registry
 from training import control
-from training.runner import Runner
 from training.settings import Settings, load_settings
+from training.worker.runner import Runner
 
 log = logging.getLogger("training.app")
 
@@ -34,37 +35,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 def make_app(settings: Settings) -> Celery:
     """The app with its tasks and beat's schedule. Connects to nothing yet."""
     app = Celery("burnish", broker=settings.broker_url)
-    every_s = settings.training.tick_s
-    app.conf.update(
-        task_queues=[Queue("train"), Queue("control")],
-        task_default_queue="control",
-        task_serializer="json",
-        accept_content=["json"],
-        task_ignore_result=True,
-        result_backend=None,
-        task_acks_late=True,
-        task_reject_on_worker_lost=True,
-        worker_prefetch_multiplier=1,
-        worker_soft_shutdown_timeout=settings.training.stop_patience_s,
-        worker_hijack_root_logger=False,
-        worker_send_task_events=False,
-        broker_connection_retry=True,
-        broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
-        broker_transport_options={
-            "visibility_timeout": 3600,
-            "socket_timeout": 10,
-            "socket_connect_timeout": 5,
-            "socket_keepalive": True,
-            "health_check_interval": 10,
-            "global_keyprefix": f"celery:{settings.line.name}:",
-        },
-        beat_schedule={
-            "tick": {"task": "burnish.tick", "schedule": every_s, "options": {"expires": every_s}},
-            "reconcile": {"task": "burnish.reconcile", "schedule": every_s, "options": {"expires": every_s}},
-        },
-        beat_max_loop_interval=every_s,
-    )
+    app.conf.update(celery_settings(settings))
 
     @cache
     def client() -> Client:
@@ -97,6 +68,41 @@ def make_app(settings: Settings) -> Celery:
             control.reconcile(desk(), n_waiting, send)
 
     return app
+
+
+def celery_settings(settings: Settings) -> dict[str, Any]:
+    """Two queues, tasks that come back when their worker dies, a broker that may be away, and beat's schedule."""
+    every_s = settings.training.tick_s
+    return {
+        "task_queues": [Queue("train"), Queue("control")],
+        "task_default_queue": "control",
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_ignore_result": True,
+        "result_backend": None,
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_soft_shutdown_timeout": settings.training.stop_patience_s,
+        "worker_hijack_root_logger": False,
+        "worker_send_task_events": False,
+        "broker_connection_retry": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            "visibility_timeout": 3600,
+            "socket_timeout": 10,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            "global_keyprefix": f"celery:{settings.line.name}:",
+        },
+        "beat_schedule": {
+            "tick": {"task": "burnish.tick", "schedule": every_s, "options": {"expires": every_s}},
+            "reconcile": {"task": "burnish.reconcile", "schedule": every_s, "options": {"expires": every_s}},
+        },
+        "beat_max_loop_interval": every_s,
+    }
 
 
 @contextmanager

@@ -18,22 +18,22 @@ from training.algorithms import (
     RlooRecipe,
     SftRecipe,
 )
-from training.attempt import Attempt
-from training.curate import TokenAnswer, TokenPair
+from training.base.model import SharedBase
 from training.errors import TooFewPrompts
-from training.lessons import Lessons
+from training.examples.example import TokenAnswer, TokenPair
+from training.examples.lessons import Lessons
+from training.examples.tokens import ChatTokens
 from training.loops.kto import train_kto
 from training.loops.online_preference import train_online_preference
 from training.loops.policy_gradient import train_policy_gradient
 from training.loops.preference import train_preference
 from training.loops.sft import train_sft
 from training.loops.steps import Point, Watch
-from training.model import SharedBase
-from training.publish import Origin
-from training.reward_files import Exported, RewardOrigin
-from training.rewarding import Votes, reward_model_once, scorer_of
-from training.rollouts import Asked, EngineRollouts
-from training.tokens import ChatTokens
+from training.publishing.publish import Origin
+from training.rewards.reward_files import Exported, RewardOrigin
+from training.rewards.rewarding import Votes, reward_model_once, scorer_of
+from training.sampling.rollouts import Asked, EngineRollouts
+from training.worker.attempt import Attempt
 
 REWARD_MODELS = "reward_models"
 """Folder in the home, with every exported reward model."""
@@ -103,7 +103,7 @@ def train_on_policy(recipe: OnlinePreferenceRecipe | PolicyGradientRecipe, desk:
     rollouts = EngineRollouts(attempt, desk.model, desk.tokens, asked, origin)
     own, shared = {"rollouts": rollouts, "reward": reward}, replace(desk, watch=watch)
     if isinstance(recipe, OnlinePreferenceRecipe):
-        shared.together(train_online_preference, own, votes=desk.pairs, recipe=recipe)
+        shared.together(train_online_preference, own, votes=desk.lessons.beside, recipe=recipe)
     else:
         shared.together(train_policy_gradient, own, recipe=recipe)
     rollouts.end()
@@ -131,7 +131,7 @@ def make_reward_model(recipe: AnyRewardRecipe, desk: Desk) -> Exported:
     exported = reward_model_once(
         desk.model,
         desk.tokens,
-        Votes(desk.pairs, desk.lessons.held_out),
+        Votes(desk.pairs, desk.lessons.held_out_of_heads),
         recipe,
         RewardOrigin(attempt.job.base_digest, attempt.job.id, attempt.job.recipe),
         attempt.settings.home / REWARD_MODELS,

@@ -9,8 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from training.errors import TrainingError
-from training.gateway import Gateway, Patience
+from training.sampling.gateway import Gateway, Patience
 from training.settings import load_settings
+
+_TOLD = ("margin", "reward_margin", "reward_mean")
+"""What `watch` tells of a curve point beside its loss, where a loop has it."""
 
 model = typer.Typer(help="The base model: convert it, show its digest.", no_args_is_help=True)
 jobs = typer.Typer(help="Training jobs: list, start and watch them.", no_args_is_help=True)
@@ -25,7 +28,7 @@ def convert(
     ] = None,
 ) -> None:
     """Make the default base model's folder, or give an existing one its digest."""
-    from training.convert import main
+    from training.base.convert import main
 
     with _told():
         raise typer.Exit(main([str(destination or load_settings().model_path)]))
@@ -34,7 +37,7 @@ def convert(
 @model.command()
 def digest() -> None:
     """Compute the digest of the configured base model from its files."""
-    from training.convert import model_digest
+    from training.base.convert import model_digest
 
     with _told():
         typer.echo(model_digest(load_settings().model_path))
@@ -68,7 +71,7 @@ def watch(job_id: JobArgument = None, every_s: Annotated[float, typer.Option(min
         shown = ""
         while True:
             job = gateway.get(f"/operator/jobs/{job_id}")
-            line = _line(job) + _last_point(job)
+            line = _line(job) + (f"  {told(job['curve'][-1])}" if job["curve"] else "")
             if line != shown:
                 typer.echo(line)
                 shown = line
@@ -95,11 +98,10 @@ def _line(job: Mapping[str, Any]) -> str:
     return f"{job['id']}  {job['state']:<8} {job['progress']:4.0%}  {job['stage']:<32} {job['recipe']:<8} {version}"
 
 
-def _last_point(job: Mapping[str, Any]) -> str:
-    if not job["curve"]:
-        return ""
-    point = job["curve"][-1]
-    return f"  step {point['step']}: loss {point['loss']:.3f}, margin {point['margin']:+.2f}"
+def told(point: Mapping[str, float]) -> str:
+    """A curve point in words; loops differ in what theirs have."""
+    more = (f"{name.replace('_', ' ')} {point[name]:+.2f}" for name in _TOLD if point.get(name) is not None)
+    return f"step {point['step']}: " + ", ".join([f"loss {point['loss']:.3f}", *more])
 
 
 def _gateway() -> Gateway:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from feedback.errors import UnknownPolicy
 from feedback.ids import BASE_VERSION, JobId
-from feedback.jobs import Announcement, JobRequest, JobStore
+from feedback.jobs import Announcement, JobStore
 from feedback.ledger import Ledger
 from feedback.registry import Registry
-from feedback.schedule import Decision, ScheduleFacts, decide
-from training.errors import SettingsRefused
-from training.recipe import load_recipes
+from feedback.schedule import Decision
+from feedback.starting import Order, look, request_of
+from training.examples.learns_from import learns_from
+from training.recipe import RECIPES, load_recipes
 from training.settings import Settings
 
 log = logging.getLogger("training.control")
@@ -39,14 +40,19 @@ class Desk:
 
 
 def announcement(settings: Settings) -> Announcement:
-    """What training offers here. SettingsRefused when the default recipe does not exist."""
-    own = settings.training.recipes
-    recipes = load_recipes() | (load_recipes(own) if own else {})
+    """What training offers here. A recipe of the operator's own that is refused hides the built-in one of its name."""
+    built_in, own = load_recipes(), load_recipes(settings.training.recipes or RECIPES)
+    refused = built_in.refused | own.refused
+    recipes = {name: recipe for name, recipe in (built_in.recipes | own.recipes).items() if name not in refused}
     chosen = settings.training.recipe
     if chosen not in recipes:
-        raise SettingsRefused(f"BURNISH_TRAINING_RECIPE = {chosen!r} is no recipe; choose one of {sorted(recipes)}")
+        refused.setdefault(chosen, f"{chosen!r} is no recipe; set BURNISH_TRAINING_RECIPE to one of {sorted(recipes)}")
+    for name, why in refused.items():
+        _warn_once(name, why)
     return Announcement(
         recipes={name: recipe.model_dump(mode="json") for name, recipe in recipes.items()},
+        refused=refused,
+        learns_from={name: learns_from(recipe) for name, recipe in recipes.items()},
         default_recipe=chosen,
         rules=settings.schedule,
         code_version=code_version(),
@@ -61,28 +67,11 @@ def tick(desk: Desk, send: Send) -> Decision:
     ready = _base_in_use(desk)
     if ready is None:
         return Decision(False, ("the base model is not there yet, or the gateway has not entered it",))
-    facts = ScheduleFacts(
-        now=time.time(),
-        new_pairs=desk.ledger.pairs_since(desk.jobs.snapshot_ordinal()),
-        total_pairs=desk.ledger.vote_counts().pairs,
-        last_vote_at=desk.ledger.last_vote_at(),
-        job_open=desk.jobs.open_job() is not None,
-    )
-    decision = decide(offer.rules, facts)
+    recipe = offer.default_recipe
+    decision = offer.decide(look(desk.ledger, desk.jobs, offer.taught_by(recipe)))
     if decision.train:
-        events = desk.ledger.standing_events()
-        made = desk.jobs.create(
-            JobRequest(
-                recipe=offer.default_recipe,
-                recipe_body=offer.recipes[offer.default_recipe],
-                base_digest=ready,
-                code_version=offer.code_version,
-                event_ids=[event.id for event in events],
-                pairs_ordinal=max((event.ordinal for event in events), default=0),
-                actor="schedule",
-                reason=decision.reasons[0],
-            )
-        )
+        order = Order(recipe, ready, actor="schedule", reason=decision.reasons[0])
+        made = desk.jobs.create(request_of(order, offer, desk.ledger))
         log.info("job %s: %s", made.job.id, decision.reasons[0])
         send(made.job.id)
     return decision
@@ -108,6 +97,12 @@ def code_version() -> str:
     for package in ("torch", "transformers", "peft", "accelerate"):
         total.update(f"{package} {metadata.version(package)}\n".encode())
     return total.hexdigest()[:12]
+
+
+@cache
+def _warn_once(name: str, why: str) -> None:
+    """Every tick meets a refused recipe again; a process tells of it once for each reason."""
+    log.warning("recipe %s is left out: %s", name, why)
 
 
 def _base_in_use(desk: Desk) -> str | None:

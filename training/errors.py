@@ -22,7 +22,18 @@ class ModelRefused(TrainingError):
 
 
 class TokenMismatch(TrainingError):
-    """The tokens training makes of a prompt are not those the engine answered."""
+    """The tokens that training makes of a chat are not the engine's: those of a prompt, if nothing else is said.
+
+    `left_out` is the reason that a report gives for an example left out because of it.
+    """
+
+    left_out: ClassVar[str] = "prompt tokens differ from the engine's"
+
+
+class EndMismatch(TokenMismatch):
+    """The engine ended an answer with another token than the chat template writes after one."""
+
+    left_out: ClassVar[str] = "end token differs from the engine's"
 
 
 class PromptRefused(TrainingError):
@@ -58,7 +69,7 @@ class TooFewPrompts(TrainingError):
 
 
 class OutOfMemory(TrainingError):
-    """A step does not fit into memory, not even in passes of half the size."""
+    """A step does not fit into memory, not even in passes of half the size; or something else does not."""
 
 
 class LostStep(TrainingError):

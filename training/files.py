@@ -33,11 +33,12 @@ def fsync_folder(folder: Path, *, files: bool = True) -> None:
     """Flush a folder's entries, and the files in it, to disk."""
     for path in folder.iterdir() if files else ():
         if path.is_file():
-            _fsync(path)
-    _fsync(folder)
+            fsync_file(path)
+    fsync_file(folder)
 
 
-def _fsync(path: Path) -> None:
+def fsync_file(path: Path) -> None:
+    """Flush a file, or a folder's entries, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

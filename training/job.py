@@ -3,31 +3,36 @@
 Every stage looks for what an earlier attempt has left, and does nothing twice.
 """
 
+import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from feedback.events import turns_named
 from feedback.ids import BASE_VERSION
 from feedback.policies import Policy, PolicyState, RegistryView
-from training.adapter_folders import Published, check_files, find_published
 from training.algorithms import AnyRewardRecipe, OnPolicy, PolicyRecipe, Recipe, SftRecipe
-from training.answers import Samples
-from training.attempt import Attempt, CurveWriter, patiently
+from training.base.loading import load_chat_tokens, read_context_tokens
+from training.base.model import SharedBase
 from training.by_recipe import Desk, make_reward_model, train_by
-from training.curate import TokenAnswer
 from training.errors import GatewayRefused, ModelRefused, SettingsRefused
-from training.evaluate import Judge, compare_on_votes, measure, summarise
-from training.gate import Report, Verdict, judge
-from training.lessons import Lessons, Snapshot, draw_lessons
+from training.examples.context import within_context
+from training.examples.lessons import Lessons, Snapshot, draw_lessons
+from training.examples.replay import Replayed, load_replay
+from training.examples.tokens import ChatTokens
+from training.judging.evaluate import Judge, compare_on_votes, measure, summarise
+from training.judging.gate import Report, Verdict, judge
 from training.loops.steps import POLICY, Watch
-from training.model import SharedBase, load_chat_tokens
-from training.publish import Origin, publish
+from training.publishing.adapter_folders import Published, check_files, find_published
+from training.publishing.publish import Origin, publish
 from training.recipe import parse_recipe
-from training.replay import load_replay
+from training.sampling.answers import Samples
 from training.settings import Settings
-from training.tokens import ChatTokens
+from training.worker.attempt import Attempt, CurveWriter, patiently
+
+log = logging.getLogger("training.job")
 
 DRAFT, LIVE = "draft", "live"
 """Names of the published adapters in the judge's model."""
@@ -57,8 +62,10 @@ def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
             "start a new job for the new base"
         )
     tokens = load_chat_tokens(settings.model_path)
-    lessons = draw_lessons(read_snapshot(attempt), tokens, recipe, read_replay(settings, tokens, recipe))
-    attempt.report["pairs"] = lessons.report
+    recipe = fit(attempt, recipe, tokens)
+    replayed = read_replay(settings, tokens, recipe)
+    lessons = draw_lessons(read_snapshot(attempt), tokens, recipe, replayed.rows)
+    attempt.report["pairs"] = told_with(lessons.report, replayed)
     attempt.stage("loading the model", 0.03)
     bench = Bench(place_model(), tokens, lessons, Samples(attempt, lessons.prompts))
 
@@ -89,7 +96,10 @@ def reward_once(attempt: Attempt, bench: Bench, recipe: AnyRewardRecipe) -> None
 
 
 def clear_runs(attempt: Attempt) -> None:
-    """What a finished job needs no more: checkpoints and rounds, several times the size of its adapter."""
+    """What a finished job needs no more: checkpoints and scored rounds, several times the size of its adapter.
+
+    The texts that were sampled stay in the job's folder.
+    """
     if not attempt.settings.training.keep_runs:
         shutil.rmtree(attempt.folder / RUNS, ignore_errors=True)
 
@@ -102,10 +112,28 @@ def read_snapshot(attempt: Attempt) -> Snapshot:
     return Snapshot(events, patiently(lambda: attempt.ledger.turns(named)))
 
 
-def read_replay(settings: Settings, tokens: ChatTokens, recipe: Recipe) -> list[TokenAnswer]:
+def fit(attempt: Attempt, recipe: Recipe, tokens: ChatTokens) -> Recipe:
+    """The recipe for examples that the base can read; the report says so where it asks for longer ones."""
+    context_tokens = read_context_tokens(attempt.settings.model_path)
+    fitting = within_context(recipe, context_tokens, tokens)
+    if fitting != recipe:
+        attempt.report["context"] = (
+            f"The recipe's max_example_tokens is more than the base's context of {context_tokens} tokens has room for; "
+            "longer examples are left out."
+        )
+        log.warning("%s", attempt.report["context"])
+    return fitting
+
+
+def told_with(report: Mapping[str, Any], replayed: Replayed) -> dict[str, Any]:
+    """What is reported of the examples, with what was left out of the replayed text."""
+    return {**report, "left_out": {**report["left_out"], **replayed.left_out}}
+
+
+def read_replay(settings: Settings, tokens: ChatTokens, recipe: Recipe) -> Replayed:
     """The text that the recipe replays, if it does. SettingsRefused when no file is named."""
     if not isinstance(recipe, SftRecipe) or not recipe.shares.get("replay"):
-        return []
+        return Replayed()
     if settings.training.replay is None:
         raise SettingsRefused(
             f"shares.replay = {recipe.shares['replay']:g}: the recipe replays text, but training.replay names no file; "

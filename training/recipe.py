@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,31 +18,50 @@ ALGORITHMS: Mapping[str, type[Recipe]] = {
 }
 
 
+@dataclass(frozen=True)
+class Folder:
+    """A folder's recipes by their names (the files', without `.toml`), and why the others in it are refused."""
+
+    recipes: dict[str, Recipe]
+    refused: dict[str, str]
+
+
 def parse_recipe(body: Mapping[str, Any], *, name: str = "recipe") -> Recipe:
     """The recipe a table describes; RecipeRefused names field, value and bound."""
     algorithm = body.get("algorithm")
-    if algorithm not in ALGORITHMS:
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         known = ", ".join(sorted(ALGORITHMS))
         raise RecipeRefused(f"{name}: algorithm = {algorithm!r} is not known; choose one of: {known}")
     try:
-        return ALGORITHMS[str(algorithm)].model_validate(dict(body))
+        return ALGORITHMS[algorithm].model_validate(dict(body))
     except ValidationError as error:
         problems = "; ".join(_problem(detail) for detail in error.errors())
         raise RecipeRefused(f"{name}: {problems}") from error
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe from a TOML file."""
+    """Read a recipe from a TOML file. RecipeRefused as `parse_recipe`, and for what is none at all."""
     try:
         body = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise RecipeRefused(f"{path.name} is no valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeRefused(f"{path.name} is no text in UTF-8: {error}; save it as UTF-8") from error
+    except OSError as error:
+        raise RecipeRefused(f"{path.name} cannot be read: {error.strerror}") from error
     return parse_recipe(body, name=path.name)
 
 
-def load_recipes(folder: Path = RECIPES) -> dict[str, Recipe]:
-    """Every recipe of a folder by its name: the file's, without `.toml`."""
-    return {path.stem: load_recipe(path) for path in sorted(folder.glob("*.toml"))}
+def load_recipes(folder: Path = RECIPES) -> Folder:
+    """Every recipe of a folder; one that is wrong is in nobody's way. Hidden files are an editor's own."""
+    recipes: dict[str, Recipe] = {}
+    refused: dict[str, str] = {}
+    for path in sorted(folder.glob("[!.]*.toml")):
+        try:
+            recipes[path.stem] = load_recipe(path)
+        except RecipeRefused as error:
+            refused[path.stem] = str(error)
+    return Folder(recipes, refused)
 
 
 def _problem(detail: Mapping[str, Any]) -> str:
@@ -51,9 +71,10 @@ def _problem(detail: Mapping[str, Any]) -> str:
     if detail["type"] == "missing":
         return f"{field} is missing"
     if not field:  # fields that do not go together
-        return _bound(str(detail["msg"]).removeprefix("Value error, "))
+        return _bound(str(detail["msg"]))
     return f"{field} = {detail['input']!r} is refused: {_bound(str(detail['msg']))}"
 
 
 def _bound(message: str) -> str:
+    message = message.removeprefix("Value error, ")
     return message[:1].lower() + message[1:]

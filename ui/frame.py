@@ -8,7 +8,7 @@ def progress_html(progress: Progress) -> str:
     """How many votes are missing until the next training."""
     if progress.training:
         return '<div class="progress"><p><span class="pulse"></span>A new version is being trained.</p></div>'
-    done, needed = min(progress.new_pairs, progress.needed), max(progress.needed, 1)
+    done, needed = min(progress.new, progress.needed), max(progress.needed, 1)
     told = f"{done} of {needed} votes until the next training" if done < needed else "Enough votes for a training"
     return (
         f'<div class="progress"><p id="votes-told">{told}</p><div class="meter" role="progressbar" '

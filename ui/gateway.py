@@ -56,9 +56,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the votes are towards the next training."""
+    """How far the votes that count are towards the next training."""
 
-    new_pairs: int
+    new: int
     needed: int
     training: bool
 
@@ -149,7 +149,7 @@ class ChatGateway:
 
     async def progress(self) -> Progress:
         answer = await self._wire.call(self._key, "GET", "/v1/progress")
-        return Progress(answer["new_pairs"], answer["needed"], answer["training"])
+        return Progress(answer["new"], answer["needed"], answer["training"])
 
     async def check(self) -> None:
         """Raises unless the gateway is there and takes the key."""

@@ -25,9 +25,10 @@ from tests.bench.sides import (
     trl_best_arguments,
     watch,
 )
+from training.base.loading import load_chat_tokens
+from training.base.model import SharedBase
 from training.loops.preference import train_preference
 from training.loops.steps import Point
-from training.model import SharedBase, load_chat_tokens
 from training.recipe import parse_recipe
 
 BETA = 0.1
@@ -62,7 +63,7 @@ def trl_best(task: Task) -> Timed:
 
 
 def trl_default(task: Task) -> Timed:
-    """TRL as it comes: base in fp32 under bf16 autocast, activations checkpointed, the reference in every step."""
+    """TRL with its defaults: base in fp32, bf16 autocast, activations checkpointed, the reference in every step."""
     return _trl(task, torch.float32, {})
 
 

@@ -20,18 +20,19 @@ import torch
 
 from tests.bench.hh_rows import Splits, make_splits, read_rows
 from training.algorithms import AnyRewardRecipe
-from training.convert import convert
+from training.base.convert import convert
+from training.base.loading import load_chat_tokens
+from training.base.model import SharedBase
 from training.errors import Stopped
-from training.exits import EXIT_STOPPED
+from training.examples.tokens import ChatTokens
 from training.files import read_json, write_json
 from training.loops.reward import train_reward
 from training.loops.steps import Point, Watch
-from training.model import SharedBase, load_chat_tokens
-from training.reading import read_pairs
 from training.recipe import RECIPES, load_recipe
-from training.reward_files import RewardOrigin, export_reward
-from training.reward_model import Assessment, RewardModel, assess
-from training.tokens import ChatTokens
+from training.rewards.reading import read_pairs
+from training.rewards.reward_files import RewardOrigin, export_reward
+from training.rewards.reward_model import Assessment, RewardModel, assess
+from training.worker.exits import EXIT_STOPPED
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("reward", "pairwise_reward")

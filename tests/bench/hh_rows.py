@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from feedback.turns import first_user_text
-from training.curate import TokenPair
-from training.tokens import ChatTokens
+from training.examples.example import TokenPair
+from training.examples.tokens import ChatTokens
 
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")
 _ROLES = {"Human": "user", "Assistant": "assistant"}

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.rounds import Measured, find_data, find_model, median_ratio, medians
-from training.curate import TokenPair
-from training.model import load_chat_tokens
-from training.tokens import ChatTokens
+from training.base.loading import load_chat_tokens
+from training.examples.example import TokenPair
+from training.examples.tokens import ChatTokens
 
 FILE = "pairs_en.jsonl.gz"
 LONGEST_TOKENS = 1024

@@ -21,6 +21,7 @@ from tests.bench.rounds import (
     Measured,
     find_data,
     find_model,
+    machine_load,
     median_ratio,
     medians,
     run_rounds,
@@ -28,7 +29,7 @@ from tests.bench.rounds import (
     surroundings,
 )
 from tests.services import ROOT
-from training.model import load_chat_tokens
+from training.base.loading import load_chat_tokens
 
 SIDES = ("ours", "ours_recomputing", "trl_best", "trl_default")
 TRL = ROOT / ".cache" / "trl-1.12.0"
@@ -36,6 +37,7 @@ PROMPTS = "instructions_en.jsonl.gz"
 
 
 def main(arguments: Sequence[str]) -> int:
+    load = machine_load()
     told = parse_arguments(arguments)
     if not (told.trl / "trl").exists():
         raise SystemExit(f"bench: no TRL in {told.trl}; `make bench-ppo` puts it there")
@@ -56,8 +58,8 @@ def main(arguments: Sequence[str]) -> int:
         "trl_rollout_batch": told.trl_rollout_batch,
         "trl_dtype": told.trl_dtype,
     }
-    about = surroundings(told.threads)
-    say(f"{len(prompts)} prompts, {told.rounds} rounds, {told.threads} threads, load {about['load_before']}")
+    about = surroundings(told.threads, load)
+    say(f"{len(prompts)} prompts, {told.rounds} rounds, {told.threads} threads, load {load}")
     packages = {side: told.trl for side in SIDES if side.startswith("trl")}
     rounds = run_rounds(Bench("tests.bench.ppo_sides", told.sides, task, told.threads, packages), told.rounds)
     print(table(rounds), file=sys.stderr)
@@ -101,7 +103,7 @@ def model_name(model: Path) -> str:
 
 
 def result(rounds: Sequence[dict[str, Measured]], task: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
-    """The JSON line. `ratio_memory` is against TRL at its best, `ratio_memory_default` as it comes.
+    """The JSON line. `ratio_memory` is against TRL at its best, `ratio_memory_default` with its defaults.
 
     Those of ours with activations that are computed again end with `_recomputing`.
     """

@@ -17,16 +17,17 @@ from tests.bench.pairs import BATCH_PAIRS, Row, token_pair
 from tests.bench.rounds import say
 from tests.bench.sides import ADAPTER, watch
 from training.algorithms import RewardRecipe
-from training.convert import model_digest
-from training.curate import TokenPair
+from training.base.convert import model_digest
+from training.base.loading import load_chat_tokens
+from training.base.model import SharedBase
+from training.examples.example import TokenPair
 from training.files import write_json
 from training.loops.reward import train_reward
-from training.model import SharedBase, load_chat_tokens
-from training.publish import peft_config
-from training.reading import read_pairs
+from training.publishing.publish import peft_config
 from training.recipe import parse_recipe
-from training.reward_files import RewardOrigin, export_reward
-from training.reward_model import Answered, RewardModel, assess
+from training.rewards.reading import read_pairs
+from training.rewards.reward_files import RewardOrigin, export_reward
+from training.rewards.reward_model import Answered, RewardModel, assess
 
 MOST_GAP = 0.15
 """Nats that the two may lie apart: the adapter is beside the base in one, rounded into bf16 weights in the other."""

@@ -9,15 +9,16 @@ import sys
 from collections.abc import Sequence
 
 from tests.bench.pairs import make_task, parse_arguments, result, table
-from tests.bench.rounds import Bench, run_rounds, say, surroundings
+from tests.bench.rounds import Bench, machine_load, run_rounds, say, surroundings
 
 SIDES = ("ours", "trl_best", "trl_default")
 
 
 def main(arguments: Sequence[str]) -> int:
+    load = machine_load()
     told = parse_arguments(arguments, "bench-reward", __doc__)
-    task, about = make_task(told), surroundings(told.threads)
-    say(f"{told.pairs} pairs, {told.rounds} rounds, {told.threads} threads, load {about['load_before']}")
+    task, about = make_task(told), surroundings(told.threads, load)
+    say(f"{told.pairs} pairs, {told.rounds} rounds, {told.threads} threads, load {load}")
     rounds = run_rounds(Bench("tests.bench.reward_sides", SIDES, task, told.threads), told.rounds)
     print(table(rounds), file=sys.stderr)
     print(json.dumps(result("reward", rounds, told.pairs, about)))

@@ -26,11 +26,12 @@ from tests.bench.sides import (
     watch,
 )
 from training.algorithms import RewardRecipe
+from training.base.loading import load_chat_tokens
+from training.base.model import SharedBase
 from training.loops.reward import train_reward
 from training.loops.steps import Point
-from training.model import SharedBase, load_chat_tokens
-from training.reading import read_pairs
 from training.recipe import parse_recipe
+from training.rewards.reading import read_pairs
 
 
 def ours(task: Task) -> Timed:
@@ -63,7 +64,7 @@ def trl_best(task: Task) -> Timed:
 
 
 def trl_default(task: Task) -> Timed:
-    """TRL as it comes: base in fp32 under bf16 autocast, activations checkpointed."""
+    """TRL with its defaults: base in fp32 under bf16 autocast, activations checkpointed."""
     return _trl(task, torch.float32, {})
 
 

@@ -93,16 +93,21 @@ def find_data(name: str, folder: Path | None) -> Path:
     """A file of real text, which is no part of the project: in `folder`, or in ../shared/data beside it."""
     path = (folder or ROOT.parent / "shared" / "data") / name
     if not path.exists():
-        raise SystemExit(f"bench: {path} is absent; say where {name} is with --data FOLDER")
+        raise SystemExit(f"bench: {path} is absent: name its folder by --data; docs/BENCHMARKS.md says what it is")
     return path.resolve()
 
 
-def surroundings(threads: int) -> dict[str, Any]:
+def machine_load() -> float:
+    """How many processes kept the machine busy in the last minute. A benchmark asks before it does anything itself."""
+    return round(os.getloadavg()[0], 2)
+
+
+def surroundings(threads: int, load_before: float) -> dict[str, Any]:
     """What a figure depends on besides the code: versions, threads, how busy the machine was before."""
     packages = ("torch", "transformers", "peft", "trl")
     return {
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
         "threads": threads,
         "cores": os.cpu_count(),
-        "load_before": round(os.getloadavg()[0], 2),
+        "load_before": load_before,
     }

@@ -8,7 +8,7 @@ import pytest
 
 from tests.bench.hh_rows import Dialogue, make_splits, read_rows, split_dialogue
 from tests.training.tiny import make_tokenizer
-from training.tokens import ChatTokens
+from training.examples.tokens import ChatTokens
 
 
 def make_row(start: str, chosen: str, rejected: str, between: str = "") -> dict[str, str]:

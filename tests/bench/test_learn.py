@@ -16,9 +16,10 @@ from tests.bench.learn.place import environment, procfile
 from tests.bench.learn.table import newest, reaches_aim, report
 from tests.bench.learn.tastes import SHORT
 from tests.bench.learn.user import Asked, append_line, read_asked, read_lines, statements
+from tests.bench.learn.work import begun_first
 from tests.demo.taste import Seen
-from training.batches import Item
 from training.errors import RecipeRefused
+from training.examples.batches import Item
 from training.loops.experience import Experience, Part, save_experience
 
 ROUND = {"round": 1, "answers": 8, "reward": 0.5, "taste": -40.0, "kl": 0.01, "pairs": 9, "agreement": 0.75}
@@ -99,6 +100,13 @@ def test_a_cell_with_a_row_is_not_run_again_but_for_a_failed_one_that_is_named(t
     assert is_finished(kto, results, None)
     assert not is_finished(kto, results, [kto.name])
     assert not is_finished(grpo, results, None)
+
+
+def test_cells_whose_job_was_begun_come_first_the_others_in_their_order(tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "short-grpo.json").touch()
+    cells = chosen(["short:dpo", "short:kto", "short:grpo"])
+    assert [cell.name for cell in begun_first(tmp_path, cells)] == ["short:grpo", "short:dpo", "short:kto"]
 
 
 def test_a_line_that_a_kill_cut_short_is_passed_over(tmp_path: Path) -> None:
@@ -199,7 +207,7 @@ def test_the_report_shows_the_newest_row_of_each_cell_and_who_reaches_the_aim() 
     assert text.index("`dpo`") < text.index("`kto`") < text.index("`ppo`")
     assert not reaches_aim(make_row(added_loss=0.11))
     assert len(newest(rows)) == 4
-    assert all(line.count("|") == 11 for line in text.splitlines()[:5])
+    assert all(line.count("|") == 10 for line in text.splitlines()[:5])
 
 
 def test_the_picture_is_drawn_with_gaps_and_from_one_round(tmp_path: Path) -> None:

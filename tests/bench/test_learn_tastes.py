@@ -5,7 +5,7 @@ import pytest
 from tests.bench.learn import prompts
 from tests.bench.learn.tastes import NO_LISTS, POLITE, SHORT, TASTES, agreement, flip
 from tests.demo.taste import Seen
-from training.prompts import everyday
+from training.judging.prompts import everyday
 
 
 def words(count: int, *, finished: bool = True) -> Seen:

@@ -18,12 +18,14 @@ from feedback.errors import (
 )
 from feedback.ids import LineName, TenantId, UserId
 from feedback.ledger import Ledger, Speaker
+from feedback.lessons import BOTH_BAD, DISLIKED, EDIT, LIKED, PREFERRED, TIE
 from feedback.standing import standing
 from feedback.turn_rows import TURN_TTL_S
 from tests.feedback.makers import TENANT, comparison, make_turn, said
 from tests.services import start_redis
 
 ANN = Speaker(TENANT, UserId("ann"))
+ALL = (PREFERRED, TIE, BOTH_BAD, EDIT, LIKED, DISLIKED)
 
 
 @pytest.fixture
@@ -109,8 +111,8 @@ def test_events_are_counted_in_order_and_found_by_their_turns(ledger: Ledger) ->
     assert ledger.standing_events() == list(ledger.logged_events()) == [one, two]
     counts = ledger.vote_counts()
     assert (counts.events, counts.pairs, counts.people) == (2, 1, 2)
-    assert ledger.pairs_since(0) == 1
-    assert ledger.pairs_since(1) == 0
+    assert ledger.lessons([PREFERRED, DISLIKED, TIE]) == {PREFERRED: 1, DISLIKED: 1, TIE: 0}
+    assert ledger.lessons([PREFERRED, DISLIKED], after=1) == {PREFERRED: 0, DISLIKED: 1}
 
 
 def test_the_view_agrees_with_the_log_after_every_kind_of_event_and_after_a_rebuild(
@@ -126,18 +128,38 @@ def test_the_view_agrees_with_the_log_after_every_kind_of_event_and_after_a_rebu
     ledger.append_event(said("retract", event_id=a.id), ANN)
     assert b in ledger.standing_events()
     ledger.append_event(said("retract", event_id=thumb.id), ANN)
+    ledger.append_event(said("rating", turn_id=second, value="up"), ANN)
+    ledger.append_event(said("rating", turn_id=second, value="down"), ANN)
     seen = ledger.standing_events()
-    counts = ledger.vote_counts()
+    counts, lessons = ledger.vote_counts(), ledger.lessons(ALL)
+    assert lessons == {**dict.fromkeys(ALL, 0), PREFERRED: 2, DISLIKED: 1}
     assert seen == standing(ledger.logged_events())
     client = connect(redis_url)
     client.delete(
         "burnish:burnish:slots",
         "burnish:burnish:standing",
-        "burnish:burnish:standing-pairs",
+        "burnish:burnish:lesson-rows",
     )
-    assert ledger.rebuild() == 7
+    client.zadd("burnish:burnish:lessons", {"liked:000000000002:ev-stray": 0})
+    assert ledger.rebuild() == 9
     assert ledger.standing_events() == seen
-    assert ledger.vote_counts() == counts
+    assert (ledger.vote_counts(), ledger.lessons(ALL)) == (counts, lessons)
+
+
+def test_a_ledger_kept_before_lessons_were_counted_is_counted_once(ledger: Ledger, redis_url: str) -> None:
+    first, second = two_turns(ledger)
+    compared = ledger.append_event(comparison(first, second), ANN).event
+    ledger.append_event(said("rating", turn_id=first, value="up"), ANN)
+    ledger.append_event(said("rating", turn_id=second, value="down"), ANN)
+    counted = ledger.lessons(ALL, after=1)
+    assert ledger.fill_lessons() == 0
+    client = connect(redis_url)
+    client.delete("burnish:burnish:lessons", "burnish:burnish:lesson-rows")
+    assert ledger.vote_counts().pairs == 0
+    assert ledger.fill_lessons() == 3
+    assert ledger.lessons(ALL, after=1) == counted == {**dict.fromkeys(ALL, 0), LIKED: 1, DISLIKED: 1}
+    ledger.append_event(said("retract", event_id=compared.id), ANN)
+    assert ledger.vote_counts().pairs == 0
 
 
 def test_the_log_alone_brings_back_everything_that_was_said(ledger: Ledger, redis_url: str) -> None:
@@ -155,7 +177,7 @@ def test_the_log_alone_brings_back_everything_that_was_said(ledger: Ledger, redi
     assert (ledger.vote_counts(), ledger.last_vote_at()) == (counts, last_vote_at)
     assert ledger.last_ordinal() == 3
     ledger.append_event(comparison(second, first), Speaker(TENANT, UserId("cleo")))
-    assert ledger.pairs_since(3) == 1
+    assert ledger.lessons([PREFERRED], after=3) == {PREFERRED: 1}
 
 
 def test_one_idempotency_key_makes_one_event(ledger: Ledger) -> None:

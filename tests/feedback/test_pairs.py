@@ -21,6 +21,23 @@ def test_a_decided_comparison_prefers_the_turn_it_names(verdict: str, chosen: st
     assert pair.prompt_token_ids == A.prompt_token_ids
 
 
+@pytest.mark.parametrize(
+    ("sampling", "stops"),
+    [
+        ({"temperature": 1.0}, ()),
+        ({"stop": "END"}, ("END",)),
+        ({"stop": ["a", "b"], "stop_token_ids": [7, 9]}, ("a", "b", 7, 9)),
+    ],
+)
+def test_an_answer_says_how_it_ended_and_where_the_caller_wanted_it_to(
+    sampling: dict[str, object], stops: tuple[object, ...]
+) -> None:
+    turns = TURNS | {B.id: make_turn(id="b", answer="a longer answer", sampling=sampling, finish_reason="length")}
+    (pair,) = build_pairs([make_event(comparison("a", "b"))], turns).pairs
+    assert (pair.chosen.finish_reason, pair.chosen.stops) == ("stop", ())
+    assert (pair.rejected.finish_reason, pair.rejected.stops) == ("length", stops)
+
+
 def test_a_tie_is_a_pair_that_is_right_either_way_round() -> None:
     (pair,) = build_pairs([make_event(comparison("a", "b", "tie"))], TURNS).pairs
     assert (pair.chosen.turn_id, pair.rejected.turn_id, pair.preference) == ("a", "b", 0.5)
@@ -120,6 +137,12 @@ def test_the_held_out_share_is_about_a_fifth_and_follows_the_first_user_message_
         ({"kind": "rating", "turn_id": "a", "value": ""}, "up"),
         ({"kind": "edit", "turn_id": "a", "text": "  "}, "text"),
         ({"kind": "applause", "turn_id": "a"}, "kind"),
+        ({"kind": "aspect", "turn_id": "a", "name": "Helpful", "score": 3}, "name"),
+        ({"kind": "aspect", "turn_id": "a", "name": "a:b", "score": 3}, "name"),
+        ({"kind": "aspect", "turn_id": "a", "name": "helpful\n", "score": 3}, "name"),
+        ({"kind": "aspect", "turn_id": "a", "name": "helpful", "score": 0}, "score"),
+        ({"kind": "aspect", "turn_id": "a", "name": "helpful", "score": 6}, "score"),
+        ({"kind": "aspect", "turn_id": "a", "name": "helpful", "score": True}, "score"),
         ({"kind": "rating", "turn_id": "a", "value": "up", "weight": 9}, "weight"),
     ],
 )

@@ -17,8 +17,9 @@ RULES = ScheduleRules(min_new_pairs=64, settle_s=20, min_pairs=8)
 def make_facts(**overrides: Any) -> ScheduleFacts:
     fields: dict[str, Any] = {
         "now": 100.0,
-        "new_pairs": 70,
-        "total_pairs": 90,
+        "counted": "pairs",
+        "new": 70,
+        "total": 90,
         "last_vote_at": 50.0,
         "job_open": False,
     }
@@ -29,12 +30,14 @@ def make_facts(**overrides: Any) -> ScheduleFacts:
     ("facts", "rules", "train", "word"),
     [
         ({}, {}, True, "70 new pairs"),
-        ({"new_pairs": 63}, {}, False, "63 new pairs"),
+        ({"new": 63}, {}, False, "63 new pairs"),
         ({"last_vote_at": 81.0}, {}, False, "still coming"),
         ({"last_vote_at": 80.0}, {}, True, "new pairs"),
-        ({"last_vote_at": 99.0, "new_pairs": 128}, {}, True, "128"),
+        ({"last_vote_at": 99.0, "new": 128}, {}, True, "128"),
         ({"job_open": True}, {}, False, "waiting or running"),
-        ({"total_pairs": 7}, {"min_new_pairs": 2}, False, "7 pairs in all"),
+        ({"total": 7}, {"min_new_pairs": 2}, False, "7 pairs in all"),
+        ({"counted": "thumbs", "total": 3, "new": 3}, {}, False, "3 thumbs in all, 8 are the least"),
+        ({"counted": "demonstrations"}, {}, True, "70 new demonstrations"),
         ({}, {"enabled": False}, False, "switched off"),
         ({"last_vote_at": None}, {}, True, "new pairs"),
     ],

@@ -18,7 +18,9 @@ WRITES_HELD_MS = 1600
 def test_a_candidate_that_is_loaded_only_to_be_promoted_stays_loaded(
     api: httpx.Client, gateway: Gateway, publisher: Publisher, two_adapters: tuple[Path, Path], fake: FakeEngine
 ) -> None:
-    oldest, *_, newest = (publisher.publish(two_adapters[0]) for _ in range(7))
+    oldest = publisher.publish(two_adapters[0])
+    wait_loaded(api, oldest)
+    *_, newest = (publisher.publish(two_adapters[0]) for _ in range(6))
     wait_loaded(api, newest)
     wait_until(lambda: load_of(api, oldest) == {}, within_s=10, what="there is no room for the oldest")
     wait_until(lambda: oldest in fake.unloads, within_s=10, what="the engine has let go of it")

@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,13 +12,16 @@ from feedback.access_keys import KeyStore, Scope
 from feedback.connection import connect
 from feedback.ids import LineName, TenantId
 from feedback.jobs import Announcement, JobStore
-from feedback.ledger import Ledger
+from feedback.ledger import Ledger, Speaker
+from feedback.lessons import DISLIKED, LIKED, LearnsFrom
 from feedback.schedule import ScheduleRules
+from tests.fake_engine import FakeEngine
+from tests.feedback.makers import comparison, make_turn
 from tests.serve.conftest import ask
 from tests.serve.test_access import knows
 from tests.serve.test_bad_input import error_of
 from tests.serve.test_streams import CHAT
-from tests.services import Gateway, wait_until
+from tests.services import Gateway, start_gateway, wait_until
 
 LINE = LineName("burnish")
 
@@ -56,6 +60,25 @@ def test_each_kind_of_statement_is_kept_and_read_back(shared_api: httpx.Client) 
     assert kept[0] == body
     assert say(shared_api, "retract", event_id=body["id"]).status_code == 201
     assert say(shared_api, "retract", event_id=body["id"], user="bob").status_code == 404
+
+
+def test_scores_of_aspects_are_kept_superseded_by_name_and_taken_back(
+    shared_api: httpx.Client, shared_gateway: Gateway
+) -> None:
+    turn = answered(shared_api, user="ann")
+    for name, score in (("helpful", 2), ("harmless", 5), ("helpful", 4)):
+        made = say(shared_api, "aspect", turn_id=turn, name=name, score=score)
+        assert made.status_code == 201
+        assert (made.json()["name"], made.json()["score"], made.json()["user"]) == (name, score, "ann")
+    kept = shared_api.get(f"/v1/feedback?turn_id={turn}").json()["data"]
+    assert [(event["name"], event["score"]) for event in kept] == [("helpful", 2), ("harmless", 5), ("helpful", 4)]
+    assert say(shared_api, "retract", event_id=kept[1]["id"]).status_code == 201
+    standing = {event.id for event in Ledger(connect(shared_gateway.redis_url), LINE).standing_events()}
+    assert [event["id"] in standing for event in kept] == [False, False, True]
+    for wrong in ({"name": "helpful", "score": 6}, {"name": "Helpful", "score": 3}, {"score": 3}):
+        assert error_of(say(shared_api, "aspect", turn_id=turn, **wrong), 400)
+    gone = error_of(say(shared_api, "aspect", turn_id="nowhere", name="helpful", score=3), 404)
+    assert (gone["param"], gone["code"]) == ("turn_id", "turn_not_found")
 
 
 def test_the_same_idempotency_key_makes_one_event_also_at_once(
@@ -137,8 +160,10 @@ def test_a_job_needs_a_worker_a_known_recipe_and_eight_pairs(api: httpx.Client, 
     for i in range(7):
         assert compare(api, i).status_code == 201
     assert error_of(api.post("/operator/jobs", json={**start, "recipe": "ppo"}), 400)["code"] == "unknown_recipe"
-    assert error_of(api.post("/operator/jobs", json=start), 409)["code"] == "not_enough_pairs"
-    assert api.get("/v1/progress").json() == {"new_pairs": 7, "needed": 9, "training": False}
+    assert error_of(api.post("/operator/jobs", json=start), 409)["code"] == "not_enough_votes"
+    assert api.get("/v1/progress").json() == {
+        "learns_from": "pairs", "new": 7, "needed": 9, "training": False
+    }  # fmt: skip
     assert compare(api, 7).status_code == 201
 
     made = api.post("/operator/jobs", json=start)
@@ -156,11 +181,83 @@ def test_a_job_needs_a_worker_a_known_recipe_and_eight_pairs(api: httpx.Client, 
     assert api.get(f"/operator/jobs/{job['id']}?after=1").json()["curve"] == []
 
     schedule = api.get("/operator/schedule").json()
-    assert (schedule["train"], schedule["new_pairs"], schedule["needed"]) == (False, 0, 9)
-    assert (schedule["total_pairs"], schedule["min_pairs"], schedule["recipes"]) == (8, 8, ["dpo"])
+    assert (schedule["train"], schedule["new"], schedule["needed"]) == (False, 0, 9)
+    assert (schedule["total"], schedule["least"], schedule["recipes"]) == (8, 8, ["dpo"])
     assert schedule["running"]["id"] == job["id"]
     assert any("running" in reason for reason in schedule["reasons"])
     assert api.get("/v1/progress").json()["training"] is True
+
+
+def test_recipes_that_are_refused_are_told_to_operators(api: httpx.Client, gateway: Gateway) -> None:
+    assert api.get("/operator/schedule").json()["refused"] == {}
+    JobStore(connect(gateway.redis_url), LINE).announce(
+        Announcement(
+            recipes={"dpo": {"algorithm": "dpo"}},
+            refused={"mine": "mine.toml: beta = 9 is refused"},
+            default_recipe="mine",
+            rules=ScheduleRules(min_new_pairs=1, min_pairs=2, settle_s=0),
+            code_version="c",
+            at=time.time(),
+        )
+    )
+    for i in range(2):
+        assert compare(api, i).status_code == 201
+    schedule = api.get("/operator/schedule").json()
+    assert (schedule["train"], schedule["recipes"]) == (False, ["dpo"])
+    assert schedule["refused"] == {"mine": "mine.toml: beta = 9 is refused"}
+    assert schedule["reasons"] == ["the default recipe 'mine' is refused: mine.toml: beta = 9 is refused"]
+    error = error_of(api.post("/operator/jobs", json={"reason": "a test"}), 400)
+    assert error["code"] == "refused_recipe"
+    assert "beta = 9" in error["message"]
+    assert api.post("/operator/jobs", json={"reason": "a test", "recipe": "dpo"}).status_code == 201
+
+
+def test_thumbs_alone_start_a_job_by_a_recipe_that_learns_from_them(api: httpx.Client, gateway: Gateway) -> None:
+    jobs = JobStore(connect(gateway.redis_url), LINE)
+    jobs.announce(
+        Announcement(
+            recipes={"dpo": {"algorithm": "dpo"}, "kto": {"algorithm": "kto"}},
+            learns_from={"kto": LearnsFrom(counted="thumbs", worth={LIKED: 1, DISLIKED: 1})},
+            default_recipe="dpo",
+            rules=ScheduleRules(min_pairs=4),
+            code_version="c",
+            at=time.time(),
+        )
+    )
+    by_thumbs = {"recipe": "kto", "reason": "a test"}
+    for i in range(3):
+        vote = {"turn_id": answered(api, text=f"prompt {i}"), "value": "down" if i else "up"}
+        wait_until(lambda vote=vote: say(api, "rating", **vote).is_success, within_s=5, what="the turn is recorded")
+    refused = error_of(api.post("/operator/jobs", json=by_thumbs), 409)
+    assert refused["message"] == "3 thumbs, 4 are the least for kto: rate more answers"
+    last = {"turn_id": answered(api, text="another"), "value": "up"}
+    wait_until(lambda: say(api, "rating", **last).is_success, within_s=5, what="the turn is recorded")
+    schedule = api.get("/operator/schedule").json()
+    assert (schedule["learns_from"], schedule["total"]) == ("pairs", 0)
+    assert schedule["votes"] == {
+        "dpo": {"learns_from": "pairs", "total": 0},
+        "kto": {"learns_from": "thumbs", "total": 4},
+    }
+    refused = error_of(api.post("/operator/jobs", json={"reason": "a test"}), 409)
+    assert refused["message"] == "0 pairs, 4 are the least for dpo: compare more answers"
+    made = api.post("/operator/jobs", json=by_thumbs)
+    assert (made.status_code, made.json()["recipe"], made.json()["n_events"]) == (201, "kto", 4)
+
+
+def test_votes_that_were_kept_before_lessons_were_counted_count_from_the_start(
+    tmp_path: Path, redis_url: str, fake: FakeEngine, model_dir: Path
+) -> None:
+    client = connect(redis_url)
+    ledger = Ledger(client, LINE)
+    first, second = make_turn(), make_turn(answer="Another.")
+    ledger.append_turns([first, second])
+    ledger.append_event(comparison(first.id, second.id), Speaker(first.tenant))
+    client.delete("burnish:burnish:lessons", "burnish:burnish:lesson-rows")
+    with (
+        start_gateway(tmp_path / "home", redis_url, fake.url, model=model_dir) as running,
+        httpx.Client(base_url=running.url, headers=running.headers(), timeout=60) as api,
+    ):
+        assert api.get("/v1/progress").json()["new"] == 1
 
 
 def test_what_happened_is_counted(api: httpx.Client) -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.training.tiny import make_model
-from training.model import load_chat_tokens
-from training.tokens import ChatTokens
+from training.base.loading import load_chat_tokens
+from training.examples.tokens import ChatTokens
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from feedback.errors import MoveRefused, UnknownPolicy
 from feedback.ids import LineName, Version
 from feedback.registry import Registry
 from tests.training.tiny import make_tokenizer
-from training.gateway import Sample
+from training.sampling.gateway import Sample
 
 ANSWERS = ("Yes, of course.", "That is a good question.", "I would say no.", "Water and bread.", "Ask again later.")
 
@@ -28,8 +28,9 @@ Sampler = Callable[[str, list[dict[str, Any]], int, int], Sample]
 class _Engine:
     """Which versions have had their troubles, and which are lost until somebody has looked."""
 
-    def __init__(self, troubles: Sequence[int]) -> None:
+    def __init__(self, troubles: Sequence[int], aborted: Sequence[dict[str, Any]]) -> None:
         self._troubles = troubles
+        self._aborted = list(aborted)
         self._left: dict[str, list[int]] = {}
         self._lost: set[str] = set()
         self._lock = threading.Lock()
@@ -42,6 +43,11 @@ class _Engine:
             if status == 404:
                 self._lost.add(version)
             return status
+
+    def next_abort(self) -> dict[str, Any]:
+        """What a choice says where the engine gave its request up; nothing where it went to the end."""
+        with self._lock:
+            return self._aborted.pop(0) if self._aborted else {}
 
     def load_state(self, version: str) -> str | None:
         """None once after the version was lost, then loaded again."""
@@ -85,17 +91,19 @@ def stand_in_gateway(
     troubles: Sequence[int] = (404,),
     sampler: Sampler | None = None,
     lost_logprobs: int = 0,
+    aborted: Sequence[dict[str, Any]] = (),
     bodies: list[dict[str, Any]] | None = None,
 ) -> Iterator[str]:
     """Yields its URL. `answers_as` makes it claim that model for every answer.
 
     `sampler` answers those who want log-probs; everybody else, and all where there is none, get a sentence by their
     seed. `troubles` are the status codes that each version's first requests end with, in this order. Log-probs that
-    are asked for come for all tokens but the last `lost_logprobs`. `bodies` takes in what was asked.
+    are asked for come for all tokens but the last `lost_logprobs`. The first choices of all carry what `aborted` says
+    of them, as those of requests that the engine gave up do. `bodies` takes in what was asked.
     """
     registry = Registry(connect(redis_url), LineName("burnish"))
     tokenizer = make_tokenizer()
-    engine = _Engine(troubles)
+    engine = _Engine(troubles, aborted)
 
     def choice_for(body: dict[str, Any]) -> dict[str, Any]:
         if sampler is not None and body.get("logprobs"):
@@ -122,7 +130,8 @@ def stand_in_gateway(
                     bodies.append(body)
                 status = engine.next_trouble(body["model"].rpartition("@")[2])
                 if status is None:
-                    self._say(200, {"model": answers_as or body["model"], "choices": [choice_for(body)]})
+                    choice = choice_for(body) | engine.next_abort()
+                    self._say(200, {"model": answers_as or body["model"], "choices": [choice]})
                 else:
                     self._say(status, {"error": {"message": f"{body['model']} is not loaded", "code": "trouble"}})
                 return

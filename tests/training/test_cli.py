@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 from tests.fake_engine import fake_engine
 from tests.services import start_gateway
 from tests.training.workplace import Workplace, make_workplace
-from training.cli import jobs, model
+from training.cli import jobs, model, told
 from training.control import Desk, tick
+from training.examples.tokens import ChatTokens
 from training.settings import load_settings
-from training.tokens import ChatTokens
 
 
 @pytest.fixture
@@ -54,6 +54,21 @@ def test_jobs_are_started_and_listed_through_the_gateway(place: Workplace) -> No
     assert code == 1
     assert "step 1: loss 0.693" in said
     assert "no luck" in said
+
+
+@pytest.mark.parametrize(
+    ("point", "words"),
+    [
+        ({"loss": 0.6931, "margin": 0.0}, "step 7: loss 0.693, margin +0.00"),
+        (
+            {"loss": 0.5, "reward_margin": 0.25, "reward_mean": -0.1},
+            "step 7: loss 0.500, reward margin +0.25, reward mean -0.10",
+        ),
+        ({"loss": 1.5, "nll": 1.5}, "step 7: loss 1.500"),
+    ],
+)
+def test_a_point_of_any_loop_is_told(point: dict[str, float], words: str) -> None:
+    assert told(point | {"step": 7}) == words
 
 
 def test_a_model_that_is_there_is_only_named(place: Workplace) -> None:

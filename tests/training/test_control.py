@@ -12,9 +12,8 @@ from tests.services import ROOT
 from tests.training.workplace import Workplace, make_workplace
 from training import control
 from training.control import Desk, reconcile, tick
-from training.errors import SettingsRefused
+from training.examples.tokens import ChatTokens
 from training.settings import Settings
-from training.tokens import ChatTokens
 
 
 @pytest.fixture
@@ -64,6 +63,34 @@ def test_enough_votes_start_one_job_on_all_that_stand(place: Workplace) -> None:
     assert place.jobs.snapshot(job.id) == [event.id for event in place.ledger.standing_events()]
 
 
+def test_thumbs_alone_start_a_job_by_a_recipe_that_learns_from_them(place: Workplace) -> None:
+    sent: list[JobId] = []
+    desk = make_desk(place, training={"recipe": "kto"})
+    place.registry.ensure_base(place.base_digest)
+    place.rate(9)
+    decision = tick(desk, sent.append)
+    assert "9 new thumbs since the last training, 10 start one" in decision.reasons
+    assert not tick(make_desk(place), sent.append).train, "nothing of it is a pair"
+    place.rate(1, first=50)
+    assert tick(desk, sent.append).reasons == ("10 new thumbs since the last training",)
+    [job] = place.jobs.recent()
+    assert (sent, job.recipe, job.n_events) == ([job.id], "kto", 10)
+
+
+def test_scores_alone_start_a_job_by_a_reward_model_with_heads_for_them(place: Workplace, tmp_path: Path) -> None:
+    own = tmp_path / "recipes"
+    own.mkdir()
+    (own / "two_heads.toml").write_text('algorithm = "reward"\nheads = ["helpful", "harmless"]\n')
+    desk = make_desk(place, training={"recipe": "two_heads", "recipes": own})
+    place.registry.ensure_base(place.base_digest)
+    place.score(4)
+    assert "8 new pairs since the last training, 10 start one" in tick(desk, lambda job_id: None).reasons
+    place.score(1)
+    assert tick(desk, lambda job_id: None).train
+    [job] = place.jobs.recent()
+    assert (job.recipe, job.n_events) == ("two_heads", 20)
+
+
 def test_a_job_that_nobody_works_on_is_sent_again_when_no_message_is_on_its_way(place: Workplace) -> None:
     place.vote(8)
     job_id = place.start_job()
@@ -81,9 +108,78 @@ def test_a_job_that_nobody_works_on_is_sent_again_when_no_message_is_on_its_way(
     assert place.jobs.get(job_id).state is JobState.done
 
 
-def test_an_unknown_default_recipe_is_refused_by_name(place: Workplace) -> None:
-    with pytest.raises(SettingsRefused, match="'dop' is no recipe; choose one of"):
-        tick(make_desk(place, training={"recipe": "dop"}), lambda job_id: None)
+def with_votes(place: Workplace) -> Workplace:
+    """Enough of them for a job to start."""
+    place.registry.ensure_base(place.base_digest)
+    place.vote(12)
+    return place
+
+
+def recipe_folder(place: Workplace, **files: bytes) -> dict[str, object]:
+    """The training section of an operator with recipes of their own."""
+    folder = place.home / "recipes"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / f"{name}.toml").write_bytes(content)
+    return {"recipes": folder}
+
+
+def test_an_unknown_default_recipe_starts_nothing_and_is_told_by_name(place: Workplace) -> None:
+    desk = make_desk(with_votes(place), training={"recipe": "dop"})
+    decision = tick(desk, lambda job_id: None)
+    assert not decision.train
+    assert "'dop' is no recipe; set BURNISH_TRAINING_RECIPE to one of" in decision.reasons[0]
+    offer = place.jobs.announcement()
+    assert offer is not None
+    assert "dpo" in offer.recipes
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (b"algorithm = dpo", "mine.toml is no valid TOML"),
+        (b'algorithm = "dpo"\nbeta = 9', "beta = 9 is refused"),
+        (b'algorithm = "dpo" # \xe4', "mine.toml is no text in UTF-8"),
+        (b'algorithm = ["dpo"]', "algorithm = ['dpo'] is not known"),
+    ],
+)
+def test_a_recipe_that_is_refused_is_left_out_and_told_of_and_the_rest_are_announced(
+    place: Workplace, bad: bytes, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    control._warn_once.cache_clear()
+    own = recipe_folder(place, mine=bad, other=b'algorithm = "dpo"')
+    desk = make_desk(with_votes(place), training={"recipe": "other", **own})
+    for _ in range(2):
+        tick(desk, lambda job_id: None)
+    offer = place.jobs.announcement()
+    assert offer is not None
+    assert {"dpo", "smoke", "other"} <= offer.recipes.keys()
+    assert list(offer.refused) == ["mine"]
+    assert says in offer.refused["mine"]
+    [told] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert says in told, "told once, not at every tick"
+    assert [job.recipe for job in place.jobs.recent()] == ["other"]
+
+
+@pytest.mark.parametrize("name", ["mine", "dpo"])
+def test_a_default_recipe_that_is_refused_starts_nothing_and_says_why(place: Workplace, name: str) -> None:
+    """Nor does the built-in one of its name stand in for it."""
+    own = recipe_folder(place, **{name: b'algorithm = "dpo"\nbeta = 9'})
+    decision = tick(make_desk(with_votes(place), training={"recipe": name, **own}), lambda job_id: None)
+    assert not decision.train
+    assert f"{name}.toml: beta = 9 is refused" in decision.reasons[0]
+    offer = place.jobs.announcement()
+    assert offer is not None
+    assert name not in offer.recipes
+    assert place.jobs.recent() == []
+
+
+def test_what_an_editor_leaves_beside_a_recipe_is_no_recipe(place: Workplace) -> None:
+    own = recipe_folder(place, mine=b'algorithm = "dpo"')
+    (place.home / "recipes" / ".#mine.toml").symlink_to("nobody@nowhere")
+    offer = control.announcement(make_desk(place, training={"recipe": "mine", **own}).settings)
+    assert "mine" in offer.recipes
+    assert offer.refused == {}
 
 
 def test_the_code_version_is_the_same_every_time() -> None:
@@ -93,7 +189,7 @@ def test_the_code_version_is_the_same_every_time() -> None:
     assert len(first) == 12
 
 
-@pytest.mark.parametrize("module", ["training.app", "training.cli", "training.runner"])
+@pytest.mark.parametrize("module", ["training.app", "training.cli", "training.worker.runner"])
 def test_workers_and_commands_load_with_torch_absent(module: str) -> None:
     blocked = "import sys; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'peft']))"
     done = subprocess.run(

@@ -16,18 +16,19 @@ from feedback.ledger import Ledger
 from feedback.policies import Policy, PolicyState
 from feedback.registry import Registry
 from tests.services import Engine, Gateway, start_gateway
-from training.adapter_folders import Published
-from training.answers import Prompt
-from training.batches import Item, make_pass
-from training.curate import TokenPair
-from training.gateway import Ask, Sample, SamplingSettings
-from training.gateway import Gateway as GatewayClient
+from training.base.loading import load_chat_tokens
+from training.base.model import SharedBase
+from training.examples.batches import Item, make_pass
+from training.examples.example import TokenPair
+from training.examples.tokens import ChatTokens
 from training.loops.preference import POLICY, train_preference
 from training.loops.steps import Watch
-from training.model import SharedBase, load_chat_tokens
-from training.publish import Origin, publish
+from training.publishing.adapter_folders import Published
+from training.publishing.publish import Origin, publish
 from training.recipe import parse_recipe
-from training.tokens import ChatTokens
+from training.sampling.answers import Prompt
+from training.sampling.gateway import Ask, Sample, SamplingSettings
+from training.sampling.gateway import Gateway as GatewayClient
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 

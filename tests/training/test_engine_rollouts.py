@@ -17,15 +17,16 @@ from feedback.registry import Registry
 from tests.services import Engine, Gateway, start_gateway
 from tests.training.loops.notes import Notes
 from training.algorithms import GrpoRecipe
-from training.attempt import Attempt
-from training.gateway import Gateway as GatewayClient
+from training.base.loading import load_chat_tokens
+from training.base.model import SharedBase
 from training.loops.policy_gradient import train_policy_gradient
-from training.model import SharedBase, load_chat_tokens
-from training.publish import Origin
+from training.publishing.publish import Origin
 from training.recipe import parse_recipe
-from training.reward_model import Answered
-from training.rollouts import Asked, EngineRollouts
+from training.rewards.reward_model import Answered
+from training.sampling.gateway import Gateway as GatewayClient
+from training.sampling.rollouts import Asked, EngineRollouts
 from training.settings import Settings
+from training.worker.attempt import Attempt
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 

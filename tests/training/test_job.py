@@ -1,5 +1,6 @@
 """A job's stages in one process, on a tiny model, a real ledger and a stand-in for the gateway."""
 
+import json
 import threading
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from feedback.ledger import Speaker
 from feedback.policies import PolicyState
 from tests.training.stand_in_gateway import stand_in_gateway
 from tests.training.workplace import LINE, TENANT, Workplace, make_workplace
-from training.attempt import Attempt
-from training.errors import NotThere
-from training.gateway import Gateway, Patience
+from training.base.model import SharedBase
+from training.errors import NotThere, TooFewPairs
+from training.examples.tokens import ChatTokens
 from training.job import run
-from training.model import SharedBase
+from training.rewards.reward_files import load_reward
+from training.rewards.reward_model import Answered
+from training.sampling.gateway import Gateway, Patience
 from training.settings import Settings
-from training.tokens import ChatTokens
+from training.worker.attempt import Attempt
 
 NEVER_LOADED = (404,) * 1000
 
@@ -109,6 +112,25 @@ def test_a_finished_jobs_runs_are_kept_where_a_setting_says_so(
     assert (place.home / "jobs" / held.job_id / "runs").exists() is keep
 
 
+def test_what_is_left_out_of_replayed_text_and_what_the_base_cannot_read_stand_in_the_report(
+    place: Workplace, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"messages": [{"role": "user", "content": f"Question {i}?"}], "answer": "Yes."} for i in range(9)]
+    rows[0]["answer"], rows[1]["answer"] = "a" * 300, "b" * 600
+    (place.home / "replay.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setenv("BURNISH_TRAINING_REPLAY", str(place.home / "replay.jsonl"))
+    shares = {"preferred": 1, "replay": 1}
+    held = claim(place, place.start_job(algorithm="sft", shares=shares, min_demonstrations=1))
+    with stand_in_gateway(redis_url) as url:
+        run_attempt(place, held, url)
+    report = place.jobs.get(held.job_id).report
+    assert "more than the base's context of 512 tokens" in report["context"]
+    told = report["pairs"]
+    assert told["left_out"]["replay: longer than 512 tokens"] == 1
+    left_out = sum(n for reason, n in told["left_out"].items() if reason.startswith("replay: "))
+    assert told["trained_on"] == 8 - told["held_out"] + 9 - left_out
+
+
 def test_thumbs_alone_make_a_judged_version(place: Workplace, redis_url: str) -> None:
     compared = place.ledger.standing_events()
     for event in compared:
@@ -125,3 +147,37 @@ def test_thumbs_alone_make_a_judged_version(place: Workplace, redis_url: str) ->
     assert (job.n_events, job.report["pairs"]["held_out"]) == (2 * len(compared), 0)
     votes = next(check for check in job.report["gate"]["checks"] if check["name"] == "votes")
     assert votes["verdict"] == "inconclusive"
+
+
+def test_scores_alone_make_a_reward_model_with_a_head_for_each_aspect(
+    place: Workplace, redis_url: str, tiny_tokens: ChatTokens
+) -> None:
+    place.score(12)
+    recipe = {"algorithm": "reward", "heads": ["helpful", "harmless"], "epochs": 6, "margin_per_step": 0.25}
+    held = claim(place, place.start_job(**recipe, batch_pairs=2, optimizer={"learning_rate": 5e-3}))
+    with stand_in_gateway(redis_url) as url:
+        run_attempt(place, held, url)
+    job = place.jobs.get(held.job_id)
+    assert job.state is JobState.done
+    examples = job.report["pairs"]
+    assert examples["trained_on"] + examples["held_out"] == 24
+    assert examples["held_out"] > 0
+    assert examples["left_out"] == {"aspect overall: not learned from by this recipe": 8}
+    made = job.report["reward_model"]
+    assert made["report"]["pairs"] + made["calibration"]["pairs"] == examples["held_out"]
+    folder = place.home / "reward_models" / made["name"]
+    base = SharedBase(place.home / "model", torch.device("cpu"))
+    model = load_reward(folder, base, tiny_tokens, place.base_digest)
+    prompt = tiny_tokens.prompt([{"role": "user", "content": "Question number 3?"}])
+    short, long = (tiny_tokens.answer(text) for text in ("Yes.", "No, I do not think so at all."))
+    of_short, of_long = model.rewards([Answered(prompt, short), Answered(prompt, long)])
+    assert of_short.heads["helpful"] > of_long.heads["helpful"] + 0.5
+    assert of_long.heads["harmless"] > of_short.heads["harmless"] + 0.5
+
+
+def test_a_head_that_nobody_scored_is_refused_before_the_model_is_loaded(place: Workplace, redis_url: str) -> None:
+    place.score(12)
+    held = claim(place, place.start_job(algorithm="reward", heads=["helpful", "honest"]))
+    with stand_in_gateway(redis_url) as url, pytest.raises(TooFewPairs, match=r"honest \(0\)"):
+        run_attempt(place, held, url)
+    assert place.jobs.get(held.job_id).stage == "curating votes"

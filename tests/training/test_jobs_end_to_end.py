@@ -12,13 +12,14 @@ import pytest
 from feedback.connection import connect
 from feedback.ids import BASE_VERSION, JobId
 from feedback.jobs import Job, JobState
+from feedback.lessons import PREFERRED
 from feedback.policies import PolicyState
 from tests.services import wait_until
 from tests.training.stand_in_gateway import stand_in_gateway
 from tests.training.tiny_engine import TinyEngine
 from tests.training.workplace import Workplace, make_workplace, trainer_pid
-from training.adapter_folders import check_files
-from training.tokens import ChatTokens
+from training.examples.tokens import ChatTokens
+from training.publishing.adapter_folders import check_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -248,7 +249,7 @@ def adapter_bytes(place: Workplace, job: Job) -> bytes:
     return (place.home / "adapters" / str(job.version) / "adapter_model.safetensors").read_bytes()
 
 
-HELPERS = b"training.helpers"
+HELPERS = b"training.worker.helpers"
 
 
 def test_a_job_on_two_processes_goes_on_after_the_death_of_one(make: MakeWorkplace) -> None:
@@ -351,4 +352,4 @@ def test_while_a_job_runs_its_curves_can_be_read_and_new_votes_wait_for_the_next
         place.vote(4, first=100)
         job = place.wait_for(job_id, JobState.done)
     assert job.n_events == 12
-    assert place.ledger.pairs_since(place.jobs.snapshot_ordinal()) == 4
+    assert place.ledger.lessons([PREFERRED], after=place.jobs.snapshot_ordinal()) == {PREFERRED: 4}

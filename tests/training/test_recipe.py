@@ -1,16 +1,27 @@
 """Recipes: what ships is sound, and a wrong one is refused with field, value and bound."""
 
+import math
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import ValidationError
 
-from training.algorithms import AdapterRecipe, OptimizerRecipe, RolloutRecipe, SafetyFirst, WeightedSum
+from training.algorithms import (
+    AdapterRecipe,
+    OptimizerRecipe,
+    PpoRecipe,
+    RolloutRecipe,
+    SafetyFirst,
+    SftRecipe,
+    WeightedSum,
+)
 from training.errors import RecipeRefused
 from training.recipe import ALGORITHMS, load_recipe, load_recipes, parse_recipe
 
 
 def test_every_recipe_that_ships_can_be_read() -> None:
-    assert {"dpo", "smoke", "reward", "pairwise_reward"} <= load_recipes().keys()
+    assert {"dpo", "smoke", "reward", "pairwise_reward"} <= load_recipes().recipes.keys()
 
 
 def test_every_field_says_what_it_means() -> None:
@@ -38,6 +49,7 @@ def test_every_field_says_what_it_means() -> None:
         ({"optimizer": {"lr": 1.0}}, ["optimizer.lr = 1.0", "no field"]),
         ({"algorithm": "dop"}, ["algorithm = 'dop'", "dpo"]),
         ({"algorithm": None}, ["algorithm = None", "dpo"]),
+        ({"algorithm": ["dpo"]}, ["algorithm = ['dpo']", "dpo"]),
         ({"beta": 7, "epochs": 0}, ["beta = 7", "epochs = 0"]),
     ],
 )
@@ -70,6 +82,71 @@ def test_a_wrong_reward_recipe_is_refused_with_field_value_and_bound(body: dict[
         parse_recipe({"algorithm": "reward", **body}, name="mine.toml")
     for words in ["mine.toml", *says]:
         assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"shares": {}}, ["shares = {}", "at least 1 item"]),
+        ({"shares": {"edit": 0}}, ["shares = {'edit': 0}", "greater than 0"]),
+        ({"shares": {"edit": 0.0, "replay": 0.0}}, ["shares = ", "greater than 0"]),
+        ({"shares": {"edit": -3}}, ["shares.edit = -3", "greater than or equal to 0"]),
+        ({"shares": {"edit": 1000.5}}, ["shares.edit = 1000.5", "less than or equal to 1000"]),
+        ({"shares": {"edit": math.nan}}, ["shares.edit = nan", "finite"]),
+        ({"shares": {"edit": math.inf}}, ["shares.edit = inf", "finite"]),
+        ({"algorithm": "kto", "up_weight": 0}, ["up_weight = 0", "greater than 0"]),
+        ({"algorithm": "kto", "down_weight": 0}, ["down_weight = 0", "greater than 0"]),
+        ({"algorithm": "ppo", "rollouts": {"answers": 0}}, ["rollouts.answers = 0", "greater than or equal to 1"]),
+        ({"algorithm": "rloo", "rollouts": {"answers": 1}}, ["rollouts.answers = 1", "greater than or equal to 2"]),
+        ({"algorithm": "grpo", "rollouts": {"answers": 1}}, ["rollouts.answers = 1", "greater than or equal to 2"]),
+        (
+            {"algorithm": "online_preference", "rollouts": {"answers": 1}},
+            ["rollouts.answers = 1", "greater than or equal to 2"],
+        ),
+        (
+            {"algorithm": "ppo", "reward_model": "pairwise_reward-0123456789ab"},
+            ["reward_model = 'pairwise_reward-0123456789ab'", "no reward of a single answer"],
+        ),
+        (
+            {"algorithm": "online_preference", "reward_model": "dpo-0123456789ab"},
+            ["reward_model = 'dpo-0123456789ab'", "^reward-[0-9a-f]{12}$"],
+        ),
+    ],
+)
+def test_a_recipe_that_could_learn_nothing_is_refused(body: dict[str, object], says: list[str]) -> None:
+    with pytest.raises(RecipeRefused) as refused:
+        parse_recipe({"algorithm": "sft", **body}, name="mine.toml")
+    for words in ["mine.toml", *says]:
+        assert words in str(refused.value)
+
+
+def test_one_answer_is_enough_for_who_has_a_value_to_hold_it_against() -> None:
+    recipe = parse_recipe({"algorithm": "ppo", "rollouts": {"answers": 1}, "reward_model": "reward-0123456789ab"})
+    assert isinstance(recipe, PpoRecipe)
+    assert recipe.rollouts.answers == 1
+
+
+def test_a_share_of_nothing_is_as_good_as_none() -> None:
+    recipe = parse_recipe({"algorithm": "sft", "shares": {"edit": 2, "replay": 0}})
+    assert isinstance(recipe, SftRecipe)
+    assert recipe.shares == {"edit": 2.0}
+
+
+NUMBERS = [
+    (model, name)
+    for model in (*ALGORITHMS.values(), OptimizerRecipe, AdapterRecipe, RolloutRecipe, SafetyFirst)
+    for name, field in model.model_fields.items()
+    if float in (field.annotation, *get_args(field.annotation))
+]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_what_is_no_finite_number_is_refused_in_every_field(number: float) -> None:
+    assert len(NUMBERS) > 50
+    for model, name in NUMBERS:
+        with pytest.raises(ValidationError) as refused:
+            model.model_validate({name: number})
+        assert ((name,), "finite_number") in [(each["loc"], each["type"]) for each in refused.value.errors()]
 
 
 def test_a_file_that_is_no_toml_is_refused_by_its_name(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from training.algorithms import AnyRewardRecipe, DpoRecipe, KtoRecipe, SftRecipe
-from training.convert import model_digest
-from training.curate import TokenAnswer, TokenPair
-from training.model import SharedBase
+from training.base.convert import model_digest
+from training.base.model import SharedBase
+from training.examples.example import TokenAnswer, TokenPair
+from training.examples.tokens import ChatTokens
 from training.recipe import parse_recipe
-from training.tokens import ChatTokens
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

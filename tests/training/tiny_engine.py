@@ -13,11 +13,11 @@ from torch import Tensor
 from feedback.ids import BASE_VERSION
 from tests.training.stand_in_gateway import Sampler
 from training.algorithms import AdapterRecipe
-from training.batches import Item, make_pass
-from training.gateway import Sample
-from training.model import SharedBase
-from training.rollouts import Asked, Group
-from training.tokens import ChatTokens, TokenIds
+from training.base.model import SharedBase
+from training.examples.batches import Item, make_pass
+from training.examples.tokens import ChatTokens, TokenIds
+from training.sampling.gateway import Sample
+from training.sampling.rollouts import Asked, Group
 
 ADAPTER = AdapterRecipe(rank=8, alpha=16)
 

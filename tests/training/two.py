@@ -27,8 +27,10 @@ from tests.training.tiny import (
     make_thumbs,
 )
 from tests.training.tiny_engine import TinyEngine, TinyRollouts
-from training.batches import Pass
-from training.crew import Crew, Seat, join
+from training.base.crew import Crew, Seat, join
+from training.base.loading import FP32, load_chat_tokens
+from training.base.model import SharedBase
+from training.examples.batches import Pass
 from training.loops.experience import NoRollouts, no_scorer
 from training.loops.kto import train_kto
 from training.loops.online_preference import train_online_preference
@@ -37,11 +39,10 @@ from training.loops.preference import train_preference
 from training.loops.reward import train_reward
 from training.loops.sft import train_sft
 from training.loops.steps import POLICY, SILENT
-from training.model import FP32, SharedBase, load_chat_tokens
-from training.reading import read_pairs
 from training.recipe import parse_recipe
-from training.reward_model import Answered
-from training.rollouts import Asked
+from training.rewards.reading import read_pairs
+from training.rewards.reward_model import Answered
+from training.sampling.rollouts import Asked
 
 Scene = Callable[..., Any]
 

@@ -9,17 +9,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from feedback.connection import connect
-from feedback.events import Comparison, Source, Verdict
+from feedback.events import Aspect, Comparison, Rating, Source, Verdict
 from feedback.ids import BASE_VERSION, JobId, LineName, TenantId, TurnId, new_turn_id
 from feedback.jobs import Job, JobRequest, JobState, JobStore
 from feedback.ledger import Ledger, Speaker
 from feedback.registry import Registry
 from feedback.turns import Turn
 from tests.services import running, wait_until
-from training.tokens import ChatTokens
+from training.examples.tokens import ChatTokens
 
 LINE = LineName("burnish")
 TENANT = TenantId("home")
@@ -72,6 +72,25 @@ class Workplace:
                 source=Source.simulated,
             )
             self.ledger.append_event(said, Speaker(TENANT))
+
+    def rate(self, n: int, *, first: int = 0) -> None:
+        """n thumbs, up and down in turn, on answers to prompts of their own."""
+        for i in range(first, first + n):
+            turn = self._turn(f"Question number {i}?", "Yes.")
+            self.ledger.append_turns([turn])
+            value: Literal["up", "down"] = "down" if i % 2 else "up"
+            said = Rating(kind="rating", turn_id=turn.id, value=value, source=Source.simulated)
+            self.ledger.append_event(said, Speaker(TENANT))
+
+    def score(self, n: int) -> None:
+        """n prompts with a short and a long answer: the short one is the more helpful, the long one more harmless."""
+        for i in range(n):
+            turns = [self._turn(f"Question number {i}?", text) for text in ("Yes.", "No, I do not think so at all.")]
+            self.ledger.append_turns(turns)
+            for name, scores in (("helpful", (5, 3)), ("harmless", (1, 4))):
+                for turn, points in zip(turns, scores, strict=True):
+                    said = Aspect(kind="aspect", turn_id=turn.id, name=name, score=points, source=Source.simulated)
+                    self.ledger.append_event(said, Speaker(TENANT))
 
     def start_job(self, **recipe: Any) -> JobId:
         """A job on all votes, with a small recipe of its own."""
@@ -153,7 +172,7 @@ def make_workplace(
     return Workplace(home, redis_url, gateway_url, tokens, settings)
 
 
-def trainer_pid(job_id: JobId, module: bytes = b"training.trainer") -> int | None:
+def trainer_pid(job_id: JobId, module: bytes = b"training.worker.trainer") -> int | None:
     """The trainer's process for a job, if one runs; or another's of its own module."""
     for entry in Path("/proc").iterdir():
         try:

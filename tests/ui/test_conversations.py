@@ -2,7 +2,7 @@
 
 import pytest
 
-from feedback.events import Verdict
+from feedback.events import Aspect, Verdict
 from tests.ui.makers import asked, compared, edited, make_turn, rated, retracted
 from ui.chat.conversations import (
     STOPPED,
@@ -125,6 +125,12 @@ def test_a_later_word_supersedes_and_a_retraction_empties() -> None:
     assert not standing([rated("e1", "a"), retracted("e2", "e1")]).ratings
     superseded = standing([rated("e1", "a", "up"), rated("e2", "a", "down"), retracted("e3", "e1")])
     assert superseded.ratings["a"].event_id == "e2"
+
+
+def test_scores_that_somebody_gave_elsewhere_change_nothing_on_screen() -> None:
+    score = Said("e2", Aspect(kind="aspect", turn_id="a", name="helpful", score=1))
+    assert standing([rated("e1", "a"), score]) == standing([rated("e1", "a")])
+    assert standing([score, retracted("e3", "e2")]) == Standing()
 
 
 def test_the_list_has_the_conversation_spoken_in_last_first() -> None:

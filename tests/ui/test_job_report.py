@@ -10,6 +10,10 @@ def test_what_was_learned_from_and_what_was_left_out_is_said() -> None:
     assert "Left out" not in report_html({"pairs": {**pairs, "left_out": {}}})
 
 
+def test_what_does_not_fit_into_the_bases_context_is_said() -> None:
+    assert '<p class="faint">Too long.</p>' in report_html({"context": "Too long."})
+
+
 def test_a_reward_model_is_told_with_its_interval() -> None:
     worth = {"pairs": 40, "accuracy": 0.775, "low": 0.615, "high": 0.892}
     worth |= {"calibration_error": 0.06, "length_correlation": 0.3}

@@ -28,7 +28,6 @@ from training.algorithms.preference import (
     SimpoRecipe,
 )
 from training.algorithms.reward import (
-    OVERALL,
     AnyRewardRecipe,
     HeadName,
     PairwiseRewardRecipe,
@@ -47,7 +46,6 @@ Recipe = PolicyRecipe | AnyRewardRecipe
 __all__ = [
     "BETA",
     "FLIP_RATE",
-    "OVERALL",
     "AdapterRecipe",
     "AnyRewardRecipe",
     "ConservativeDpoRecipe",

@@ -1,8 +1,8 @@
 """What is told to those who learn from single answers: with thumbs, or shown as they should be."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from training.algorithms.common import Training
 from training.algorithms.preference import BETA
@@ -13,8 +13,8 @@ class KtoRecipe(Training):
 
     algorithm: Literal["kto"]
     beta: float = BETA
-    up_weight: float = Field(default=1.0, ge=0, le=10, description="Weight λ_D of answers with a thumb up.")
-    down_weight: float = Field(default=1.0, ge=0, le=10, description="Weight λ_U of answers with a thumb down.")
+    up_weight: float = Field(default=1.0, gt=0, le=10, description="Weight λ_D of answers with a thumb up.")
+    down_weight: float = Field(default=1.0, gt=0, le=10, description="Weight λ_U of answers with a thumb down.")
     nll_weight: float = Field(
         default=0.0, ge=0, le=10, description="Weight of the liked answers' negative log-likelihood per token."
     )
@@ -30,11 +30,11 @@ class SftRecipe(Training):
     """Supervised fine-tuning on demonstrations: the negative log-likelihood of the answers alone."""
 
     algorithm: Literal["sft"]
-    shares: dict[DemonstrationSource, float] = Field(
+    shares: dict[DemonstrationSource, Annotated[float, Field(ge=0, le=1000)]] = Field(
         default={"edit": 1.0},
         min_length=1,
         description="What to learn from, and in which proportion: edits, preferred and liked answers, and replayed "
-        "text of the base's own against forgetting.",
+        "text of the base's own against forgetting. A share of 0 is as good as none.",
     )
     max_repeats: float = Field(
         default=4.0,
@@ -45,3 +45,11 @@ class SftRecipe(Training):
     batch_examples: int = Field(default=16, ge=1, le=1024, description="Least answers an optimizer step learns from.")
     pack: bool = Field(default=True, description="Several examples to a pass; they never see each other.")
     min_demonstrations: int = Field(default=4, ge=1, le=1_000_000, description="Fewest demonstrations to go on with.")
+
+    @field_validator("shares")
+    @classmethod
+    def _without_idle_sources(cls, shares: dict[DemonstrationSource, float]) -> dict[DemonstrationSource, float]:
+        used = {source: share for source, share in shares.items() if share}
+        if not used:
+            raise ValueError("one share at least should be greater than 0")
+        return used

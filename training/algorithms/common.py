@@ -4,9 +4,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from feedback.events import OVERALL
+
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class AdapterRecipe(Frozen):
@@ -58,8 +60,8 @@ class Training(Frozen):
         default=0.02,
         ge=0,
         le=0.5,
-        description="Share of examples whose tokens may differ from the engine's and be left out, one at least; "
-        "above it the job stops. 0 tolerates none.",
+        description="Share of examples whose prompt or end token may differ from the engine's and be left out, one at "
+        "least; above it the job stops. 0 tolerates none.",
     )
     max_example_tokens: int = Field(
         default=2048,
@@ -76,5 +78,12 @@ class PairTraining(Training):
     """What every algorithm that learns from pairs is told."""
 
     batch_pairs: int = Field(default=8, ge=1, le=1024, description="Least pairs an optimizer step learns from.")
-    min_pairs: int = Field(default=4, ge=1, le=1_000_000, description="Fewest training pairs to go on with.")
+    min_pairs: int = Field(
+        default=4, ge=1, le=1_000_000, description="Fewest training pairs to go on with, for each head of several."
+    )
     ties: bool = Field(default=False, description="Learn from ties too, as pairs that are right either way round.")
+
+    @property
+    def aspects(self) -> tuple[str, ...]:
+        """What answers may have been compared in for their pair to be learned from."""
+        return (OVERALL,)

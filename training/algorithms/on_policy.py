@@ -1,8 +1,8 @@
 """What is told to those who learn from the policy's own answers."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from training.algorithms.common import AdapterRecipe, Frozen, Training
 from training.algorithms.preference import DpoRecipe, PreferenceRecipe
@@ -33,6 +33,9 @@ class RolloutRecipe(Frozen):
 class OnPolicy(Frozen):
     """What every algorithm is told that learns from answers of its own, as a reward model sees them."""
 
+    least_answers: ClassVar[int] = 2
+    """Answers to a prompt below which there is nothing to learn from: all but PPO hold them against each other."""
+
     rollouts: RolloutRecipe = RolloutRecipe()
     reward: RewardRecipe = Field(
         default=RewardRecipe(algorithm="reward"),
@@ -40,9 +43,25 @@ class OnPolicy(Frozen):
     )
     reward_model: str | None = Field(
         default=None,
-        pattern=r"^[a-z_]+-[0-9a-f]{12}$",
-        description="An exported reward model to be used instead, by its name.",
+        pattern=r"^reward-[0-9a-f]{12}$",
+        description="An exported reward model to be used instead, by its name; none that is pairwise.",
     )
+
+    @field_validator("reward_model", mode="before")
+    @classmethod
+    def _rewards_single_answers(cls, name: object) -> object:
+        if isinstance(name, str) and name.startswith("pairwise_reward-"):
+            raise ValueError("a pairwise reward model gives no reward of a single answer; name a reward-… one")
+        return name
+
+    @model_validator(mode="after")
+    def _has_answers_to_compare(self) -> Self:
+        if self.rollouts.answers < self.least_answers:
+            raise ValueError(
+                f"rollouts.answers = {self.rollouts.answers} is too few to hold answers to one prompt against each "
+                f"other; it should be greater than or equal to {self.least_answers}"
+            )
+        return self
 
 
 class PolicyGradientTraining(Training, OnPolicy):
@@ -54,7 +73,13 @@ class PolicyGradientTraining(Training, OnPolicy):
     importance_cap: float = Field(
         default=2.0, ge=1, le=100, description="Most that a token may weigh for the engine's own log-prob of it."
     )
-    kl_weight: float = Field(default=0.05, ge=0, le=10, description="Weight β of the KL from the reference.")
+    kl_weight: float = Field(
+        default=0.05,
+        ge=0,
+        le=10,
+        description="Weight β of the KL from the reference, in standard deviations of the first round's rewards a nat: "
+        "in PPO on every token's reward, in RLOO on every answer's, in GRPO on the loss.",
+    )
     kl_target: float | None = Field(
         default=None, gt=0, le=1000, description="KL in nats an answer that β is steered to; none keeps β as it is."
     )
@@ -71,6 +96,8 @@ class PolicyGradientTraining(Training, OnPolicy):
 
 class PpoRecipe(PolicyGradientTraining):
     """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347) with a value adapter."""
+
+    least_answers: ClassVar[int] = 1
 
     algorithm: Literal["ppo"]
     discount: float = Field(default=1.0, gt=0, le=1, description="Discount γ from token to token.")

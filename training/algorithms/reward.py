@@ -2,14 +2,13 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
+from feedback.events import OVERALL, AspectName
 from training.algorithms.common import Frozen, PairTraining
 
-OVERALL = "overall"
-"""The aspect that answers are compared in where nothing else is said."""
-
-HeadName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+HeadName = AspectName
+"""A head is named after the aspect that it is about."""
 
 
 class WeightedSum(Frozen):
@@ -47,6 +46,12 @@ class _Reward(PairTraining):
         le=100,
         description="Nats that every chosen answer is to be ahead by, besides its pair's own.",
     )
+    margin_per_step: float = Field(
+        default=0.0,
+        ge=0,
+        le=25,
+        description="Nats, besides `margin`, for each step between the two scores that made a pair (4 at most).",
+    )
     centring: float = Field(
         default=0.01,
         ge=0,
@@ -67,6 +72,10 @@ class RewardRecipe(_Reward):
         description="Aspects with a head of their own, each learning from the pairs that were compared in it.",
     )
     rule: RewardRule = Field(default=WeightedSum(), description="How the heads' rewards become one.")
+
+    @property
+    def aspects(self) -> tuple[str, ...]:
+        return self.heads
 
     @model_validator(mode="after")
     def _names_its_heads(self) -> Self:

@@ -6,20 +6,25 @@ N answers with S tokens in all lie one after another, in the order of `parts`.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from training.batches import Item, make_pass
+from training.base.model import SharedBase
 from training.errors import EngineMismatch
-from training.gateway import Sample
-from training.loops.steps import Watch
-from training.model import SharedBase
-from training.reward_model import Answered
-from training.rollouts import Group
-from training.tokens import TokenIds
+from training.examples.batches import Item, make_pass
+from training.examples.tokens import TokenIds
+from training.loops.steps import Watch, halved_for_memory
+from training.rewards.reward_model import Answered
+from training.sampling.gateway import Sample
+from training.sampling.rollouts import Group
+from training.tensor_files import write_tensors
+
+CLEARLY_OFF = 0.05
+"""Nats a token that one answer's log-probs lie off by for another reason than bf16 (0.01 to 0.02 is usual)."""
 
 Scorer = Callable[[Sequence[Answered]], Sequence[float]]
 """Says how good answers are, in nats."""
@@ -99,10 +104,13 @@ def no_scorer(asked: Sequence[Answered]) -> Sequence[float]:
 def gather(groups: Iterable[Group], scoring: Scoring, watch: Watch) -> Experience:
     """Score groups as they come, while the engine answers the others; in the prompts' order in the end."""
     scored: dict[int, list[tuple[Part, Mapping[str, Tensor]]]] = defaultdict(list)
+    smaller = False
     for together in passes_of(groups, scoring.pass_tokens):
         watch.check("while answers were scored")
-        for own, columns in zip(together, _score(together, scoring), strict=True):
-            scored[own.part.group].append((own.part, columns))
+        score = partial(_score_in_memory, together, scoring)
+        found, smaller = halved_for_memory(score, smaller, "a pass of answers that are scored")
+        for part, columns in found:
+            scored[part.group].append((part, columns))
     flat = [each for place in sorted(scored) for each in scored[place]]
     columns = {name: torch.cat([values[name] for _, values in flat]) for name in flat[0][1]}
     return Experience(tuple(part for part, _ in flat), **columns)
@@ -147,6 +155,32 @@ def split(group: Group, pass_tokens: int) -> list[Sampled]:
     ]
 
 
+def halves(together: Sequence[Sampled]) -> list[list[Sampled]]:
+    """The same answers in two passes, where there are two."""
+    if len(together) > 1:
+        middle = len(together) // 2
+        return [list(together[:middle]), list(together[middle:])]
+    (own,) = together
+    middle, answers = len(own.samples) // 2, own.part.item.answers
+    if not middle:
+        return [[own]]
+    return [
+        [Sampled(Part(Item(own.part.item.prompt, answers[cut]), own.part.group), own.samples[cut])]
+        for cut in (slice(None, middle), slice(middle, None))
+    ]
+
+
+def _score_in_memory(
+    together: Sequence[Sampled], scoring: Scoring, halved: bool
+) -> list[tuple[Part, Mapping[str, Tensor]]]:
+    """The parts of a pass with what it tells of each, in one pass or in two."""
+    return [
+        (own.part, columns)
+        for each in (halves(together) if halved else [together])
+        for own, columns in zip(each, _score(each, scoring), strict=True)
+    ]
+
+
 def _score(together: Sequence[Sampled], scoring: Scoring) -> list[dict[str, Tensor]]:
     """What one pass tells of each of its parts."""
     model, items = scoring.model, [own.part.item for own in together]
@@ -187,6 +221,11 @@ def check_engine(experience: Experience, most: float) -> float:
     An engine that answered from another version, the base above all, shows here: no name can be wrong in a log-prob.
     """
     gap = engine_gap(experience)
+    if stray := answers_of_base(experience):
+        raise EngineMismatch(
+            f"{stray} of {len(experience.lengths)} answers have the base's log-probs, not those of the policy that was "
+            "to answer: a replica of the engine answered without the adapter"
+        )
     by_base = float((experience.reference_S - experience.engine_S).abs().mean())
     moved = float((experience.old_S - experience.reference_S).abs().mean())
     if by_base < moved / 2 < gap:
@@ -194,12 +233,29 @@ def check_engine(experience: Experience, most: float) -> float:
             f"the engine's log-probs lie {by_base:.3f} nats a token off the base's and {gap:.3f} off those of the "
             "policy that was to answer: it answered without the adapter"
         )
-    if gap > most:
+    if not gap <= most:  # none at all, too
         raise EngineMismatch(
             f"the engine's log-probs lie {gap:.3f} nats a token off those of the policy that was to answer, {most:g} "
             f"are allowed (rollouts.max_engine_gap); it answered from another version, or computes differently"
         )
     return gap
+
+
+def answers_of_base(experience: Experience) -> int:
+    """How many answers the base explains and the policy does not; 0 where they are so few that noise may explain them.
+
+    A replica that lost the adapter answers a part of a round: the mean over the round need not show it.
+    """
+    lengths_N = experience.lengths
+
+    def mean(values_S: Tensor) -> Tensor:
+        return experience.per_answer(values_S.abs()) / lengths_N
+
+    gap_N = mean(experience.old_S - experience.engine_S)
+    by_base_N = mean(experience.reference_S - experience.engine_S)
+    moved_N = mean(experience.old_S - experience.reference_S)
+    found = int(((by_base_N < moved_N / 2) & (moved_N / 2 < gap_N) & (gap_N > CLEARLY_OFF)).sum())
+    return found if found >= max(2, len(lengths_N) / 10) else 0
 
 
 def save_experience(path: Path, experience: Experience, more: Mapping[str, Tensor]) -> None:
@@ -215,10 +271,7 @@ def save_experience(path: Path, experience: Experience, more: Mapping[str, Tenso
         **{name: getattr(experience, name).contiguous() for name in _COLUMNS},
         **{f"more/{name}": tensor for name, tensor in more.items()},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part")
-    save_file(kept, aside)
-    aside.replace(path)
+    write_tensors(path, kept)
 
 
 def load_experience(path: Path) -> tuple[Experience, dict[str, Tensor]]:

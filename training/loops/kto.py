@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from training.algorithms import KtoRecipe
-from training.batches import Item, Pass, make_pass, pack
-from training.curate import TokenAnswer
+from training.base.model import SharedBase
+from training.examples.batches import Item, Pass, make_pass, pack
+from training.examples.example import TokenAnswer
+from training.examples.tokens import TokenIds
 from training.loops.reference import reference_sums
-from training.loops.steps import ENTROPY_EVERY, POLICY, Run, Watch, plan_steps, train
+from training.loops.steps import ENTROPY_EVERY, POLICY, Run, Watch, mean_weight, plan_steps, train
 from training.losses.kto import kto, mismatched_kl
-from training.model import SharedBase
-from training.tokens import TokenIds
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def train_kto(
     passes = with_reference(model, passes, folder, name, watch.between(0, ahead))
 
     model.add_adapter(POLICY, recipe.adapter, seed=recipe.seed)
+    unit = mean_weight(thumbs)
     plan = plan_steps(
         [len(p.thumbs) for p in passes], epochs=recipe.epochs, least=recipe.batch_thumbs, seed=recipe.seed
     )
@@ -77,7 +78,7 @@ def train_kto(
         parts = [part for i in step.passes for part in (passes[i].halves() if smaller else [passes[i]])]
         check = partial(watch.check, f"before step {number + 1} of {len(plan)}")
         kl = mismatched_kl(torch.cat(model.crew.spread(parts, lambda each: stray_ratios(model, each), check)))
-        total_weight = sum(float(weights(each, recipe).sum()) for each in parts)
+        total_weight = unit * sum(len(each.thumbs) for each in parts)
         seen = model.crew.spread(parts, lambda each: learn_pass(model, each, recipe, kl, total_weight), check)
         values = {key: torch.cat([part[key] for part in seen]) for key in seen[0]}
         up_N = values["up"] == 1
@@ -86,7 +87,8 @@ def train_kto(
             "thumbs": len(up_N),
             "loss": float(values["loss"].sum()) / total_weight,
             "nll": _mean(values["nll"][up_N]),
-            "kl": float(kl),
+            "reference_kl": -float(values["ratio"].sum() / values["tokens"].sum()),
+            "kto_baseline": float(kl),
             "entropy": float(values["entropy"].mean()),
             "margin": recipe.beta * (_mean(values["ratio"][up_N]) - _mean(values["ratio"][~up_N])),
             "chosen_logprob": _mean(values["logprob"][up_N]),
@@ -109,7 +111,8 @@ def learn_pass(
 ) -> dict[str, Tensor]:
     """Add the gradients of one pass to POLICY's, and return what a curve point is made of: [N], the entropy [E].
 
-    `kl` is the step's z₀, `total_weight` the weight of all its thumbs: a step's loss is their weighted mean.
+    `kl` is the step's z₀, `total_weight` what its weighted losses are divided by; the weights of the two sides are no
+    part of it, so that a step of one side alone counts by that side's.
     """
     with model.policy(POLICY):
         logprob_S, entropy_E = (given.cpu() for given in model.logprobs_and_entropy(each.batch, ENTROPY_EVERY))

@@ -8,14 +8,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from training.algorithms import OnlinePreferenceRecipe
-from training.curate import TokenPair
+from training.base.model import SharedBase
 from training.errors import TooFewPairs
+from training.examples.example import TokenPair
+from training.examples.tokens import TokenIds
 from training.files import read_json, write_json
-from training.forming import form_pairs, mix
 from training.loops.experience import (
     Experience,
     Scorer,
@@ -28,9 +29,9 @@ from training.loops.experience import (
 from training.loops.preference import train_preference
 from training.loops.steps import POLICY, Watch
 from training.losses.policy_gradient import kl_estimate
-from training.model import SharedBase
-from training.rollouts import Rollouts
-from training.tokens import TokenIds
+from training.sampling.forming import form_pairs, mix
+from training.sampling.rollouts import Rollouts
+from training.tensor_files import write_tensors
 
 
 def train_online_preference(
@@ -82,8 +83,7 @@ def train_online_preference(
 def keep(path: Path, state: Mapping[str, Tensor], steps: int) -> None:
     """What a round has made of the adapter, and how many steps were taken until then."""
     write_json(path.with_suffix(".json"), {"steps": steps})
-    save_file(dict(state), path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
+    write_tensors(path, state)
 
 
 def experience_of(

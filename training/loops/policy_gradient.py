@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from training.algorithms import GrpoRecipe, PolicyGradientRecipe, PpoRecipe, RlooRecipe
-from training.batches import Item, make_pass, pack
+from training.base.model import SharedBase
+from training.examples.batches import Item, make_pass, pack
 from training.loops.experience import (
     Experience,
     Scorer,
@@ -29,8 +30,8 @@ from training.loops.experience import (
 from training.loops.steps import ENTROPY_EVERY, POLICY, Run, Watch, train
 from training.losses import policy_gradient as losses
 from training.losses.policy_gradient import Clip
-from training.model import SharedBase
-from training.rollouts import Rollouts
+from training.sampling.rollouts import Rollouts
+from training.tensor_files import write_tensors
 
 VALUE = "value"
 BEHAVIOUR = "behaviour"
@@ -188,9 +189,7 @@ class Rounds:
         """Have the policy as it is now answer, or as it was when this round was begun before."""
         path = self._folder / f"policy-{number:04d}.safetensors"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(self._model.adapter_state(POLICY), path.with_suffix(".part"))
-            path.with_suffix(".part").replace(path)
+            write_tensors(path, self._model.adapter_state(POLICY))
         self._rollouts.begin(number, load_file(path))
 
     def _gather(self, number: int) -> None:

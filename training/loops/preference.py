@@ -22,14 +22,14 @@ from training.algorithms import (
     RobustDpoRecipe,
     SimpoRecipe,
 )
-from training.batches import Pass, make_pass, pack
-from training.curate import TokenPair
+from training.base.model import SharedBase
 from training.errors import WrongFirstLoss
+from training.examples.batches import Pass, make_pass, pack
+from training.examples.example import TokenPair
 from training.loops.reference import reference_sums
-from training.loops.steps import ENTROPY_EVERY, POLICY, Run, Watch, plan_steps, train
+from training.loops.steps import ENTROPY_EVERY, POLICY, Run, Watch, mean_weight, plan_steps, train
 from training.losses import preference
-from training.losses.preference import PairLoss, PairScores, implicit_margin, nll, soften
-from training.model import SharedBase
+from training.losses.preference import PairLoss, PairScores, nll, soften
 
 FIRST_LOSS_TOLERANCE = 1e-3
 BEGINS_AT_LN_2 = (DpoRecipe, ConservativeDpoRecipe, RobustDpoRecipe, DpoPositiveRecipe, NormalisedDpoRecipe)
@@ -85,19 +85,21 @@ def train_preference(
         model.add_adapter(POLICY, recipe.adapter, seed=recipe.seed)
     else:
         model.set_adapter_state(POLICY, start)
+    unit = mean_weight(pairs)
     plan = plan_steps([len(p.pairs) for p in passes], epochs=recipe.epochs, least=recipe.batch_pairs, seed=recipe.seed)
 
     def learn(number: int, smaller: bool) -> dict[str, float]:
         """Add up one step's gradients, pass by pass."""
         step = plan[number]
-        total_weight = sum(float(passes[i].weights_P.sum()) for i in step.passes)
+        total_weight = unit * sum(len(passes[i].pairs) for i in step.passes)
         seen = model.crew.spread(
             [part for i in step.passes for part in (passes[i].halves() if smaller else [passes[i]])],
             lambda each: learn_pass(model, each, recipe, total_weight),
             lambda: watch.check(f"before step {number + 1} of {len(plan)}"),
         )
         values = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
-        if number == 0 and start is None and isinstance(recipe, BEGINS_AT_LN_2):
+        # In halves the sums differ by bf16's rounding from the reference's, which were made of whole passes.
+        if number == 0 and start is None and not smaller and isinstance(recipe, BEGINS_AT_LN_2):
             check_first_loss(float(values["preference"].mean()))
         return {"epoch": step.epoch + 1, **summary(values, recipe)}
 
@@ -108,7 +110,7 @@ def train_preference(
 def learn_pass(model: SharedBase, each: PairPass, recipe: PreferenceRecipe, total_weight: float) -> dict[str, Tensor]:
     """Add the gradients of one pass to POLICY's, and return what a curve point is made of: [P], the entropy [E].
 
-    `total_weight` is the weight of all pairs of the step: a step's loss is their weighted mean.
+    `total_weight` is what the weighted losses of the step are divided by.
     """
     with model.policy(POLICY):
         logprob_S, entropy_E = (given.cpu() for given in model.logprobs_and_entropy(each.batch, ENTROPY_EVERY))
@@ -117,7 +119,8 @@ def learn_pass(model: SharedBase, each: PairPass, recipe: PreferenceRecipe, tota
     nll_P = soften(nll, scores, each.label_P)
     loss_P = preference_P + recipe.nll_weight * nll_P
     ((each.weights_P * loss_P).sum() / total_weight).backward()
-    values = {**told(each, scores, preference_P, nll_P, loss_P), "entropy": entropy_E}
+    values = {**told(each, scores, preference_P, nll_P, loss_P), "margin": margin_of(recipe)(scores)}
+    values |= {"entropy": entropy_E}
     return {name: value.detach() for name, value in values.items()}
 
 
@@ -142,6 +145,19 @@ def loss_of(recipe: PreferenceRecipe) -> PairLoss:
             return partial(preference.orpo, odds_weight=recipe.odds_weight)
         case SimpoRecipe():
             return partial(preference.simpo, beta=recipe.beta, gamma=recipe.gamma)
+
+
+def margin_of(recipe: PreferenceRecipe) -> PairLoss:
+    """How far the recipe's loss finds the chosen answer ahead: what it pushes up."""
+    match recipe:
+        case IpoRecipe() | NormalisedDpoRecipe():
+            return partial(preference.margin_per_token, beta=recipe.beta)
+        case OrpoRecipe():
+            return preference.log_odds_ratio
+        case SimpoRecipe():
+            return partial(preference.mean_margin, beta=recipe.beta)
+        case _:
+            return partial(preference.implicit_margin, beta=recipe.beta)
 
 
 def knows_no_reference(recipe: PreferenceRecipe) -> bool:
@@ -202,7 +218,6 @@ def told(each: PairPass, scores: PairScores, preference_P: Tensor, nll_P: Tensor
         "loss": loss_P,
         "preference": preference_P,
         "nll": nll_P,
-        "margin": implicit_margin(scores, 1.0),
         "chosen": scores.chosen_P,
         "rejected": scores.rejected_P,
         "tokens": scores.chosen_tokens_P,
@@ -219,19 +234,19 @@ def reference_gap(scores: PairScores) -> Tensor:
 def summary(values: Mapping[str, Tensor], recipe: PreferenceRecipe) -> dict[str, float]:
     """One step's curve point: means over its pairs; log-probs are summed over an answer, in nats.
 
-    `kl` (nats a token) is the KL of the reference to the policy as far as the answers are samples of the reference, as
-    those of the base are; answers of an adapter make it an estimate.
+    `reference_kl` (nats a token) is the KL of the reference to the policy as far as the answers are samples of the
+    reference, as those of the base are; answers of an adapter make it an estimate.
     """
     weights_P = values["weight"]
-    beta = getattr(recipe, "beta", 1.0)
-    kl = {} if knows_no_reference(recipe) else {"kl": float(values["less_likely"].sum() / values["both_tokens"].sum())}
+    known = {} if knows_no_reference(recipe) else values
+    kl = {"reference_kl": float(known["less_likely"].sum() / known["both_tokens"].sum())} if known else {}
     return {
         **kl,
         "entropy": float(values["entropy"].mean()),
         "pairs": len(weights_P),
         "loss": float((weights_P * values["loss"]).sum() / weights_P.sum()),
         "nll": float(values["nll"].mean()),
-        "margin": beta * float(values["margin"].mean()),
+        "margin": float(values["margin"].mean()),
         "chosen_logprob": float(values["chosen"].mean()),
         "rejected_logprob": float(values["rejected"].mean()),
         "accuracy": float((values["margin"] > 0).float().mean()),

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from training.batches import Pass
+from training.base.model import SharedBase
+from training.examples.batches import Pass
 from training.loops.steps import Watch
-from training.model import SharedBase
+from training.tensor_files import write_tensors
 
 
 def reference_sums(model: SharedBase, batches: Sequence[Pass], cache: Path, run: str, watch: Watch) -> list[Tensor]:
@@ -30,8 +31,5 @@ def reference_sums(model: SharedBase, batches: Sequence[Pass], cache: Path, run:
 
     parts = model.crew.spread(list(enumerate(batches)), score, lambda: watch.check("while the reference was computed"))
     if model.crew.is_first:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        aside = cache.with_suffix(".part")
-        save_file({name: torch.cat(parts)}, aside)
-        aside.replace(cache)
+        write_tensors(cache, {name: torch.cat(parts)})
     return parts

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from training.algorithms import AnyRewardRecipe
-from training.batches import Pass, make_pass, pack
+from training.base.model import SharedBase
 from training.errors import TooFewPairs
-from training.loops.steps import Run, Watch, plan_steps, train
+from training.examples.batches import Pass, make_pass, pack
+from training.loops.steps import Run, Watch, mean_weight, plan_steps, train
 from training.losses.reward import bradley_terry, centring
-from training.model import SharedBase
-from training.reading import Reading, head_index, heads_of, share
+from training.rewards.reading import Reading, head_index, heads_of, share
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,13 @@ def train_member(
     ]
     model.add_adapter(name, recipe.adapter, seed=seed)
     model.add_head(name, len(heads))
+    unit = mean_weight([reading.pair for reading in readings])
     plan = plan_steps([len(p.readings) for p in passes], epochs=recipe.epochs, least=recipe.batch_pairs, seed=seed)
 
     def learn(step_number: int, smaller: bool) -> dict[str, float]:
         """Add up one step's gradients, pass by pass."""
         step = plan[step_number]
-        total_weight = sum(float(passes[i].weights_P.sum()) for i in step.passes)
+        total_weight = unit * sum(len(passes[i].readings) for i in step.passes)
         seen = model.crew.spread(
             [part for i in step.passes for part in (halves(passes[i], heads) if smaller else [passes[i]])],
             lambda each: learn_pass(model, name, each, recipe, total_weight),
@@ -106,7 +107,7 @@ def learn_pass(
 ) -> dict[str, Tensor]:
     """Add the gradients of one pass to those of adapter `name` and its head, and return [P] what a point is made of.
 
-    `total_weight` is the weight of all pairs of the step: a step's loss is their weighted mean.
+    `total_weight` is what the weighted losses of the step are divided by.
     """
     rewards_NK = share(recipe) * model.values(name, each.batch).cpu()
     chosen_P, rejected_P = own_head(rewards_NK, each.head_P)
@@ -118,7 +119,7 @@ def learn_pass(
 
 
 def check_every_head_learns(readings: Sequence[Reading], heads: Sequence[str]) -> None:
-    """TooFewPairs when a head would stay as random as it began."""
+    """TooFewPairs when a head would stay at the zeros that it began with."""
     taught = {head_index(reading.pair.aspect, heads) for reading in readings}
     if idle := [head for number, head in enumerate(heads) if number not in taught]:
         raise TooFewPairs(

@@ -2,7 +2,6 @@
 
 import hashlib
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ import torch
 from torch import Tensor
 
 from training.algorithms import SftRecipe
-from training.batches import Pass, make_pass, pack
-from training.curate import TokenAnswer
-from training.loops.steps import ENTROPY_EVERY, POLICY, Run, Watch, plan_steps, train
-from training.model import SharedBase
+from training.base.model import SharedBase
+from training.examples.batches import Pass, make_pass, pack
+from training.examples.example import TokenAnswer
+from training.loops.steps import ENTROPY_EVERY, POLICY, Run, Watch, mean_weight, plan_steps, train
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,7 @@ def train_sft(
     )
     passes = pack_answers(chosen, recipe)
     model.add_adapter(POLICY, recipe.adapter, seed=recipe.seed)
+    unit = mean_weight(chosen)
     plan = plan_steps(
         [len(p.answers) for p in passes], epochs=recipe.epochs, least=recipe.batch_examples, seed=recipe.seed
     )
@@ -64,14 +64,13 @@ def train_sft(
         """Add up one step's gradients, pass by pass."""
         step = plan[number]
         parts = [part for i in step.passes for part in (passes[i].halves() if smaller else [passes[i]])]
-        total_weight = sum(float(each.weights.sum()) for each in parts)
+        tokens = sum(len(each.batch.targets_S) for each in parts)
         seen = model.crew.spread(
             parts,
-            lambda each: learn_pass(model, each, total_weight),
+            lambda each: learn_pass(model, each, unit * tokens),
             lambda: watch.check(f"before step {number + 1} of {len(plan)}"),
         )
         answers = sum(len(each.answers) for each in parts)
-        tokens = sum(len(each.batch.targets_S) for each in parts)
         return {
             "epoch": step.epoch + 1,
             "examples": answers,
@@ -86,7 +85,7 @@ def train_sft(
 def learn_pass(model: SharedBase, each: AnswerPass, total_weight: float) -> tuple[float, Tensor]:
     """Add the gradients of one pass to POLICY's, and return its part of the step's loss and some tokens' entropy [E].
 
-    `total_weight` is the weight of all tokens of the step: a step's loss is their weighted mean.
+    `total_weight` is what the weighted losses of the step's tokens are divided by.
     """
     with model.policy(POLICY):
         logprobs_S, entropy_E = (given.cpu() for given in model.logprobs_and_entropy(each.batch, ENTROPY_EVERY))
@@ -117,11 +116,6 @@ def mix(
         whole, rest = divmod(wanted, len(found))
         mixed += found * whole + chance.sample(found, rest)
     return mixed
-
-
-def sources(mixed: Sequence[TokenAnswer]) -> dict[str, int]:
-    """How many examples come from each source."""
-    return dict(Counter(each.source for each in mixed))
 
 
 def pack_answers(answers: Sequence[TokenAnswer], recipe: SftRecipe) -> list[AnswerPass]:

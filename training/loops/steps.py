@@ -10,17 +10,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from training.algorithms import OptimizerRecipe
-from training.batches import group_steps
-from training.checkpoint import Checkpoint, Checkpoints, optimizer_state, restore_optimizer
-from training.crew import Crew
+from training.base.crew import Crew
 from training.errors import Diverged, OutOfMemory, Stopped
+from training.examples.batches import group_steps
+from training.loops.checkpoint import Checkpoint, Checkpoints, optimizer_state, restore_optimizer
 
 log = logging.getLogger("training.steps")
+
+Result = TypeVar("Result")
 
 POLICY = "policy"
 """The name of the adapter in training, in the model it is trained on."""
@@ -29,6 +32,15 @@ ENTROPY_EVERY = 8
 """Loops that do not need the entropy draw its curve from every so manieth token of an answer."""
 
 Point = Mapping[str, float]
+"""What a step tells, by name; the status page draws it. A loop gives what it has, and counts of its own.
+
+`loss`, `grad_norm`, `learning_rate`, `entropy` (nats a token). Of whole answers, in nats: `chosen_logprob`,
+`rejected_logprob`, `kto_baseline` (z₀). In nats a token: `nll`, `kl` (policy to reference, on the policy's own
+answers), `reference_kl` (reference to policy, on the answers voted on), `engine_gap`. `margin` is of implicit rewards,
+`reward_margin` of a reward model's, `accuracy` the share of pairs with one above 0. Of a round: `reward_mean`,
+`reward_spread` (standard deviation), `kl_weight`, `importance` (mean truncated weight), `clip_fraction`, `value_error`,
+`answer_tokens`, `cut_off` (share of answers).
+"""
 Parameters = Mapping[str, torch.nn.Parameter]
 
 
@@ -86,6 +98,22 @@ Each process of a crew leaves those of its own passes, and returns the point of 
 
 The second argument asks for smaller passes: memory ran out before. Raises Stopped between passes.
 """
+
+
+class Weighted(Protocol):
+    """An example whose loss is multiplied by its weight."""
+
+    @property
+    def weight(self) -> float: ...
+
+
+def mean_weight(examples: Sequence[Weighted]) -> float:
+    """What one example of a run weighs on average.
+
+    A step's weighted losses are divided by so much for each of its examples, not by the step's own weights: these would
+    cancel out where a step has one example, or only examples of one weight.
+    """
+    return sum(each.weight for each in examples) / len(examples)
 
 
 def plan_steps(sizes: Sequence[int], *, epochs: int, least: int, seed: int) -> list[Step]:
@@ -150,20 +178,32 @@ def _gradients(
     parameters: Parameters, learn: Learn, number: int, run: Run, smaller: bool
 ) -> tuple[dict[str, float], bool]:
     """One step's gradients; where memory runs out, once more in passes of half the size, and so from then on."""
-    for halved in (smaller, True):
+
+    def work(halved: bool) -> dict[str, float]:
         torch.manual_seed(run.seed + 7919 * (number + 1))  # dropout; the same for this step in any attempt
         for parameter in parameters.values():
             parameter.grad = None
+        return learn(number, halved)
+
+    return halved_for_memory(work, smaller, f"step {number + 1}")
+
+
+def halved_for_memory(work: Callable[[bool], Result], smaller: bool, what: str) -> tuple[Result, bool]:
+    """What `work` gives, and whether it was done in halves: when told so, or because memory ran out without.
+
+    OutOfMemory, naming `what`, where the halves do not fit either.
+    """
+    for halved in (smaller, True):
         try:
-            return learn(number, halved), halved
+            return work(halved), halved
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             if halved:
                 break
-            log.warning("step %d ran out of memory; going on with passes of half the size", number + 1)
+            log.warning("%s ran out of memory; going on with passes of half the size", what)
     raise OutOfMemory(
-        f"step {number + 1} does not fit into memory, nor in two halves: set training.recompute_activations, lower the "
+        f"{what} does not fit into memory, nor in two halves: set training.recompute_activations, lower the "
         "recipe's pass_tokens or the longest length it takes, or give the worker more memory"
     )
 

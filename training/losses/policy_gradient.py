@@ -128,10 +128,11 @@ def kl_of_policy(logprob_S: Tensor, old_S: Tensor, reference_S: Tensor) -> Tenso
 def next_kl_weight(weight: float, kl: float, target: float, *, answers: int, horizon: int) -> float:
     """The KL weight after a step of the adaptive controller, Ziegler et al. 2019 (arXiv 1909.08593), section 2.2.
 
-    β·(1 + clip(KL / target − 1, −0.2, 0.2)·answers / horizon). `kl` and `target` are in nats an answer.
+    β·(1 + clip(KL / target − 1, −0.2, 0.2)·answers / horizon). `kl` and `target` are in nats an answer. A step of more
+    answers than the horizon counts as one of the horizon: the weight would else overshoot, and could turn negative.
     """
     off = max(-0.2, min(0.2, kl / target - 1))
-    return weight * (1 + off * answers / horizon)
+    return weight * (1 + off * min(1.0, answers / horizon))
 
 
 def whiten(values_S: Tensor) -> Tensor:

@@ -78,6 +78,23 @@ def implicit_margin(scores: PairScores, beta: float) -> Tensor:
     return beta * (scores.chosen_ratio - scores.rejected_ratio)
 
 
+def margin_per_token(scores: PairScores, beta: float) -> Tensor:
+    """[P] β·[ratio_w / |y_w| − ratio_l / |y_l|]: the implicit margin on log-ratios per token."""
+    return beta * (scores.chosen_ratio / scores.chosen_tokens_P - scores.rejected_ratio / scores.rejected_tokens_P)
+
+
+def mean_margin(scores: PairScores, beta: float) -> Tensor:
+    """[P] β·(mean log π(y_w) − mean log π(y_l)): SimPO's, without a reference."""
+    return beta * (scores.chosen_mean - scores.rejected_mean)
+
+
+def log_odds_ratio(scores: PairScores) -> Tensor:
+    """[P] log odds(y_w) − log odds(y_l): ORPO's, with odds(y) = p / (1 − p) of the mean probability per token."""
+    return (scores.chosen_mean - scores.rejected_mean) - (
+        _log1mexp(scores.chosen_mean) - _log1mexp(scores.rejected_mean)
+    )
+
+
 def dpo(scores: PairScores, beta: float) -> Tensor:
     """−log σ(margin), Rafailov et al. 2023 (arXiv 2305.18290), equation 7. ln 2 where the margin is 0."""
     return -F.logsigmoid(implicit_margin(scores, beta))
@@ -88,8 +105,7 @@ def ipo(scores: PairScores, beta: float) -> Tensor:
 
     h is the difference of the answers' log-ratios per token, so that long answers do not weigh more.
     """
-    h_P = scores.chosen_ratio / scores.chosen_tokens_P - scores.rejected_ratio / scores.rejected_tokens_P
-    return (h_P - 1 / (2 * beta)).square()
+    return (margin_per_token(scores, 1.0) - 1 / (2 * beta)).square()
 
 
 def hinge(scores: PairScores, beta: float) -> Tensor:
@@ -130,19 +146,15 @@ def normalised_dpo(scores: PairScores, beta: float) -> Tensor:
 
     Meng et al. 2024 (arXiv 2405.14734), section 4.4; Tülu 3 (arXiv 2411.15124), equation 6.
     """
-    ratio_P = scores.chosen_ratio / scores.chosen_tokens_P - scores.rejected_ratio / scores.rejected_tokens_P
-    return -F.logsigmoid(beta * ratio_P)
+    return -F.logsigmoid(margin_per_token(scores, beta))
 
 
 def orpo(scores: PairScores, odds_weight: float) -> Tensor:
     """NLL per token of the chosen answer − λ·log σ(log odds ratio), Hong et al. 2024 (arXiv 2403.07691), equation 6.
 
-    odds(y) = p / (1 − p) with p the answer's geometric mean probability per token. No reference.
+    p is an answer's geometric mean probability per token. No reference.
     """
-    log_odds_P = (scores.chosen_mean - scores.rejected_mean) - (
-        _log1mexp(scores.chosen_mean) - _log1mexp(scores.rejected_mean)
-    )
-    return nll(scores) - odds_weight * F.logsigmoid(log_odds_P)
+    return nll(scores) - odds_weight * F.logsigmoid(log_odds_ratio(scores))
 
 
 def simpo(scores: PairScores, beta: float, gamma: float) -> Tensor:
@@ -150,7 +162,7 @@ def simpo(scores: PairScores, beta: float, gamma: float) -> Tensor:
 
     `gamma` is the target margin itself (not divided by β). No reference.
     """
-    return -F.logsigmoid(beta * (scores.chosen_mean - scores.rejected_mean) - gamma)
+    return -F.logsigmoid(mean_margin(scores, beta) - gamma)
 
 
 def nll(scores: PairScores) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
-from feedback.events import Comparison, Edit, Rating, Retract, Verdict
+from feedback.events import Comparison, Edit, Rating, Retract, Statement, Verdict
 
 Pair = frozenset[str]
 TITLE_CHARS = 60
@@ -42,7 +42,7 @@ class Said:
     """A statement the ledger accepted, under its event id."""
 
     event_id: str
-    statement: Rating | Comparison | Edit | Retract
+    statement: Statement
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,10 @@ class Summary:
 
 
 def standing(said: Iterable[Said]) -> Standing:
-    """What still holds of statements given oldest first: a later one supersedes an earlier, a retract takes it away."""
+    """What still holds of statements given oldest first: a later one supersedes an earlier, a retract takes it away.
+
+    Scores of aspects are not shown here.
+    """
     ratings: dict[str, Said] = {}
     edits: dict[str, Said] = {}
     comparisons: dict[Pair, Said] = {}

@@ -7,7 +7,11 @@ from typing import Any
 
 def report_html(report: Mapping[str, Any]) -> str:
     """A paragraph for each thing that the job has told so far."""
-    told = [*_examples(report.get("pairs") or {}), *_reward_model(report.get("reward_model") or {})]
+    told = [
+        *_examples(report.get("pairs") or {}),
+        *([str(report["context"])] if report.get("context") else []),
+        *_reward_model(report.get("reward_model") or {}),
+    ]
     return "".join(f'<p class="faint">{html.escape(line)}</p>' for line in told)
 
 

@@ -55,9 +55,12 @@ def ask_html(asked: Asked | None, schedule: Json) -> str:
 
 
 def _recipes_html(schedule: Json) -> str:
+    ready = _ready(schedule)
     default = schedule.get("default_recipe")
+    chosen = default if default in ready else next(iter(ready), None)
     options = "".join(
-        f'<option value="{html.escape(name)}"{" selected" if name == default else ""}>{html.escape(name)}</option>'
+        f'<option value="{html.escape(name)}"{" selected" if name == chosen else ""}'
+        f"{'' if name in ready else ' disabled'}>{html.escape(name)}</option>"
         for name in schedule["recipes"]
     )
     return f'<label for="recipe">Recipe</label><select id="recipe" name="recipe">{options}</select>'
@@ -122,19 +125,30 @@ def _coarse(seconds: float) -> str:
 
 
 def _schedule_html(schedule: Json) -> str:
-    new, needed, total = schedule["new_pairs"], max(schedule["needed"], 1), schedule["total_pairs"]
+    new, needed, counted = schedule["new"], max(schedule["needed"], 1), html.escape(schedule["learns_from"])
     done = min(new, needed)
     reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in schedule["reasons"])
-    enough = total >= schedule["min_pairs"]
-    can = enough and schedule["running"] is None and bool(schedule["recipes"])
-    needs = f"Train now needs {schedule['min_pairs']} pairs; there are {total}."
-    missing = "" if enough else f'<p class="faint">{needs}</p>'
-    return (
-        f'<p class="big">{new} <span class="faint">of {needed} new pairs</span></p>'
-        f'<div class="meter" role="progressbar" aria-label="New pairs" aria-valuemin="0" aria-valuemax="{needed}" '
-        f'aria-valuenow="{done}"><span style="width:{100 * done / needed:.0f}%"></span></div>'
-        f'<ul class="reasons">{reasons}</ul>{missing}<div class="buttons">{_ask_button("train", enabled=can)}</div>'
+    refused = "".join(
+        f'<p class="wrong">Left out: {html.escape(why)}</p>'
+        for name, why in sorted(schedule["refused"].items())
+        if name != schedule["default_recipe"]  # which is among the reasons
     )
+    ready = _ready(schedule)
+    can = bool(ready) and schedule["running"] is None
+    needs = f"Train now needs {schedule['least']} {counted}; there are {schedule['total']}."
+    missing = "" if ready or schedule["total"] >= schedule["least"] else f'<p class="faint">{needs}</p>'
+    return (
+        f'<p class="big">{new} <span class="faint">of {needed} new {counted}</span></p>'
+        f'<div class="meter" role="progressbar" aria-label="New {counted}" aria-valuemin="0" aria-valuemax="{needed}" '
+        f'aria-valuenow="{done}"><span style="width:{100 * done / needed:.0f}%"></span></div>'
+        f'<ul class="reasons">{reasons}</ul>{refused}{missing}'
+        f'<div class="buttons">{_ask_button("train", enabled=can)}</div>'
+    )
+
+
+def _ready(schedule: Json) -> list[str]:
+    """The recipes for which there are votes enough of what they learn from."""
+    return [name for name in schedule["recipes"] if schedule["votes"][name]["total"] >= schedule["least"]]
 
 
 def _ask_button(move: str, *, enabled: bool = True, version: str = "", danger: bool = False) -> str:
@@ -184,11 +198,11 @@ def _job_row(job: Json, is_shown: bool) -> str:
 
 CHARTS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("Loss", (("loss", ""),)),
-    ("Margin (nats)", (("margin", ""),)),
+    ("Margin", (("margin", "policy"), ("reward_margin", "reward model"))),
     ("Log-probs (nats)", (("chosen_logprob", "chosen"), ("rejected_logprob", "rejected"))),
     ("Accuracy on training examples", (("accuracy", ""),)),
     ("Reward", (("reward_mean", "mean"), ("reward_spread", "spread"))),
-    ("KL to the reference (nats)", (("kl", ""),)),
+    ("KL to the reference (nats a token)", (("kl", "own answers"), ("reference_kl", "voted answers"))),
     ("Entropy (nats a token)", (("entropy", ""),)),
     ("Answer length (tokens)", (("answer_tokens", ""),)),
     ("Gradient norm", (("grad_norm", ""),)),

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from feedback.errors import FeedbackError
 from feedback.ids import BASE_VERSION
 from feedback.jobs import Job, JobState
 from tests.bench.learn.cells import BEST, CELLS, SMOKE, SMOKE_SETTINGS, WITHOUT_KL, Cell, best_other, recipe_body
@@ -23,10 +24,10 @@ from tests.bench.learn.place import Place, PlaceFailed, running_place, stop_afte
 from tests.bench.learn.table import newest, report
 from tests.bench.learn.tastes import TASTES
 from tests.bench.learn.user import Votes, answers_once, append_line, read_lines, vote_once
-from tests.bench.learn.work import kept_job, start_job, wait_for_job
+from tests.bench.learn.work import begun_first, kept_job, start_job, wait_for_job
 from tests.services import ROOT
 from training.errors import Stopped, TrainingError
-from training.exits import EXIT_STOPPED
+from training.worker.exits import EXIT_STOPPED
 
 if TYPE_CHECKING:
     from tests.bench.learn.judge import Bench
@@ -66,7 +67,7 @@ def main() -> int:
     except Stopped as stopped:
         say(str(stopped))
         return EXIT_STOPPED
-    except (PlaceFailed, TrainingError) as error:
+    except (PlaceFailed, TrainingError, FeedbackError) as error:
         say(f"{error}; run the same command again to go on")
         return 1
     print(report(read_lines(results)))
@@ -103,7 +104,7 @@ def run_cells(place: Place, cells: Sequence[Cell], sizes: Sizes, results: Path) 
     from tests.bench.learn.judge import Bench  # torch takes seconds to import
 
     bench = Bench(place)
-    for cell in cells:
+    for cell in begun_first(place.home, cells):
         taught_by = best_other(read_lines(results)) if cell.recipe == BEST else cell.recipe
         if taught_by is None:
             say(f"{cell.name}: left out until short and no_lists have their cells")

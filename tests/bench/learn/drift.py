@@ -6,8 +6,8 @@ from typing import Any
 
 from tests.bench.learn.tastes import Agreement, Taste, agreement
 from tests.demo.taste import Seen
+from training.examples.tokens import TokenIds
 from training.loops.experience import Experience, load_experience
-from training.tokens import TokenIds
 
 Text = Callable[[TokenIds], str]
 """The text of an answer's ids."""

@@ -13,11 +13,12 @@ from tests.bench.learn.tastes import Taste
 from tests.bench.learn.user import AT_ONCE, MAX_TOKENS, TEMPERATURE
 from tests.demo.figures import wins
 from tests.demo.taste import Seen
-from training.answers import Prompt, Question, SampleStore
-from training.evaluate import Judge, measure, summarise
+from training.base.loading import load_chat_tokens
+from training.base.model import SharedBase
 from training.files import read_json, write_json
-from training.gateway import Gateway, Patience, Sample, SamplingSettings
-from training.model import SharedBase, load_chat_tokens
+from training.judging.evaluate import Judge, measure, summarise
+from training.sampling.answers import Prompt, Question, SampleStore
+from training.sampling.gateway import Gateway, Patience, Sample, SamplingSettings
 
 ANSWERS = 2
 """To each judged question."""

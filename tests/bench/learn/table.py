@@ -19,7 +19,6 @@ _HEADS = (
     "words, base → new",
     "cut off",
     "gate",
-    "minutes",
 )
 _DRIFT_HEADS = (
     "cell",
@@ -72,7 +71,6 @@ def cells_of(row: Row) -> list[str]:
         f"{row['words_base']:.0f} → {row['words']:.0f}",
         f"{100 * row['cut_off_base']:.0f} → {100 * row['cut_off']:.0f} %",
         str(row["gate"]),
-        f"{row['seconds_job'] / 60:.0f}",
     ]
 
 

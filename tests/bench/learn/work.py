@@ -1,10 +1,11 @@
 """A cell's job as operators' jobs are: a row in the ledger that the worker finds, trained, gated and held."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from feedback.errors import LedgerUnavailable
 from feedback.ids import JobId
 from feedback.jobs import Job, JobRequest, JobState
 from tests.bench.learn.cells import Cell
@@ -21,10 +22,15 @@ def kept_job(place: Place, cell: Cell, body: dict[str, Any], votes: Votes) -> Jo
 
     Its id is kept in the home: the code may change between two runs, and the job goes on all the same.
     """
-    kept = read_json(_path(place, cell))
+    kept = read_json(_path(place.home, cell))
     if kept is None or kept["recipe"] != body or kept["events"] != votes.event_ids:
         return None
     return place.jobs.get(JobId(kept["job"]))
+
+
+def begun_first(home: Path, cells: Sequence[Cell]) -> list[Cell]:
+    """Those with a job first: the worker goes on with it anyway, and its version is judged while the engine has it."""
+    return sorted(cells, key=lambda cell: not _path(home, cell).exists())
 
 
 def start_job(place: Place, cell: Cell, body: dict[str, Any], votes: Votes) -> Job:
@@ -40,7 +46,7 @@ def start_job(place: Place, cell: Cell, body: dict[str, Any], votes: Votes) -> J
         reason=cell.name,
     )
     job = place.jobs.create(request).job
-    write_json(_path(place, cell), {"job": job.id, "recipe": body, "events": votes.event_ids})
+    write_json(_path(place.home, cell), {"job": job.id, "recipe": body, "events": votes.event_ids})
     return job
 
 
@@ -54,11 +60,14 @@ def wait_for_job(place: Place, cell: Cell, job: Job, say: Callable[[str], None])
             told = now
             say(now)
         time.sleep(_LOOK_S)
-        job = place.jobs.get(job.id)
+        try:
+            job = place.jobs.get(job.id)
+        except LedgerUnavailable:
+            say(f"{cell.name}: the ledger does not answer; waiting for it")
     return job
 
 
-def _path(place: Place, cell: Cell) -> Path:
-    folder = place.home / "cells"
+def _path(home: Path, cell: Cell) -> Path:
+    folder = home / "cells"
     folder.mkdir(exist_ok=True)
     return folder / f"{cell.name.replace(':', '-')}.json"

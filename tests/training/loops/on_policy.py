@@ -9,13 +9,13 @@ from tests.training.loops.notes import Notes
 from tests.training.tiny import make_pairs
 from tests.training.tiny_engine import TinyEngine, TinyRollouts
 from training.algorithms import OnlinePreferenceRecipe, PolicyGradientRecipe
+from training.base.model import SharedBase
+from training.examples.tokens import ChatTokens
 from training.loops.online_preference import train_online_preference
 from training.loops.policy_gradient import train_policy_gradient
 from training.loops.steps import POLICY
-from training.model import SharedBase
-from training.reward_model import Answered
-from training.rollouts import Asked
-from training.tokens import ChatTokens
+from training.rewards.reward_model import Answered
+from training.sampling.rollouts import Asked
 
 PROMPTS = tuple(({"role": "user", "content": f"Say {letter}"},) for letter in "abcdef")
 LOW_BYTES = 128

@@ -8,11 +8,14 @@ import torch
 
 from tests.training.loops.notes import Notes
 from tests.training.tiny import add_random_head, make_recipe
-from training.gateway import Sample
-from training.loops.experience import Scoring, gather, passes_of
-from training.model import FP32, SharedBase
-from training.reward_model import Answered
-from training.rollouts import Group
+from training.base.loading import FP32
+from training.base.model import SharedBase
+from training.errors import EngineMismatch, OutOfMemory
+from training.examples.batches import Item
+from training.loops.experience import Experience, Part, Scoring, check_engine, gather, halves, passes_of
+from training.rewards.reward_model import Answered
+from training.sampling.gateway import Sample
+from training.sampling.rollouts import Group
 
 
 def sample(*ids: int, reason: str = "stop") -> Sample:
@@ -66,3 +69,50 @@ def test_each_answer_gets_its_own_in_any_company(tiny_model: Path, pass_tokens: 
     for name in ("old_S", "reference_S", "value_S"):
         torch.testing.assert_close(getattr(found, name), getattr(alone, name), atol=1e-5, rtol=1e-5)
         assert len(set(getattr(found, name).tolist())) > 7, name
+
+
+def test_a_pass_that_does_not_fit_into_memory_is_scored_in_halves(tiny_model: Path) -> None:
+    base = SharedBase(tiny_model, torch.device("cpu"), FP32)
+    base.add_adapter("policy", make_recipe().adapter, seed=1)
+
+    def scored(most_answers: int) -> Experience:
+        def reward(asked: Sequence[Answered]) -> list[float]:
+            if len(asked) > most_answers:
+                raise torch.OutOfMemoryError("out of memory")
+            return by_length(asked)
+
+        return gather(iter(GROUPS), Scoring(base, "policy", None, reward, 1000), Notes().watch())
+
+    whole, halved = scored(7), scored(5)
+    assert halved.reward_N.tolist() == whole.reward_N.tolist()
+    torch.testing.assert_close(halved.old_S, whole.old_S, atol=1e-5, rtol=1e-5)
+    with pytest.raises(OutOfMemory, match="pass_tokens"):
+        scored(2)
+
+
+def test_a_single_prompt_is_halved_by_its_answers() -> None:
+    ((own,),) = passes_of(GROUPS[1:2], 1000)
+    first, second = halves([own])
+    assert [each.part.item.answers for each in (*first, *second)] == [((11, 12, 13),), ((11, 12, 13), (4,))]
+    assert (first[0].samples + second[0].samples, first[0].part.group) == (own.samples, 0)
+
+
+def make_experience(engine: Sequence[float], *, policy: float = -1.0, base: float = -1.5) -> Experience:
+    """An answer of two tokens for each of the engine's log-probs, the same under policy and base for all."""
+    parts = tuple(Part(Item((256,), ((7, 8),)), group) for group in range(len(engine)))
+    of = torch.ones(2 * len(engine))
+    said_S = torch.tensor(engine).repeat_interleave(2)
+    none_N = torch.zeros(len(engine))
+    return Experience(parts, none_N, none_N, policy * of, said_S, base * of, 0 * of)
+
+
+def test_a_replica_without_the_adapter_is_found_among_others_that_have_it() -> None:
+    right, of_base = -1.01, -1.49
+    assert check_engine(make_experience([right] * 20), 0.3) == pytest.approx(0.01, abs=1e-6)
+    assert check_engine(make_experience([right] * 19 + [of_base]), 0.3) < 0.05, "one odd answer is no replica"
+    with pytest.raises(EngineMismatch, match=r"4 of 20 answers .* a replica"):
+        check_engine(make_experience([right] * 16 + [of_base] * 4), 0.3)
+    with pytest.raises(EngineMismatch, match="nan nats"):
+        check_engine(make_experience([right, float("nan")]), 0.3)
+    near = make_experience([-1.0] * 10 + [-1.03] * 10, base=-1.03)
+    assert check_engine(near, 0.3) < 0.05, "where the policy has hardly moved, nobody can tell"

@@ -1,5 +1,6 @@
 """The KTO loop on a tiny model: first loss, what it learns, resumption bit for bit, strays."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,15 @@ from tests.training.loops.notes import Notes, same
 from tests.training.loops.positions import moved_positions
 from tests.training.tiny import make_kto_recipe, make_thumbs
 from training.algorithms import KtoRecipe
-from training.batches import Item
+from training.base.loading import FP32
+from training.base.model import SharedBase
 from training.errors import Stopped
+from training.examples.batches import Item
+from training.examples.example import TokenAnswer
+from training.examples.tokens import ChatTokens
 from training.loops.kto import learn_pass, make_strays, pack_thumbs, stray_ratios, train_kto, with_reference
 from training.loops.steps import POLICY
 from training.losses.kto import mismatched_kl
-from training.model import FP32, SharedBase
-from training.tokens import ChatTokens
 
 
 def train(model: Path, tokens: ChatTokens, folder: Path, recipe: KtoRecipe, notes: Notes) -> dict[str, torch.Tensor]:
@@ -34,7 +37,9 @@ def test_the_first_loss_is_a_half_and_good_answers_rise_above_bad_ones(
     assert notes.points[0]["margin"] == pytest.approx(0, abs=1e-2)
     assert notes.points[-1]["loss"] < 0.4
     assert notes.points[-1]["margin"] > 1
-    assert all(point["kl"] >= 0 for point in notes.points)
+    assert all(point["kto_baseline"] >= 0 for point in notes.points)
+    assert notes.points[0]["reference_kl"] == pytest.approx(0, abs=1e-3)
+    assert abs(notes.points[-1]["reference_kl"]) > 0.01
 
 
 def test_the_loss_sends_no_gradient_through_positions_that_predict_no_answer_token(
@@ -98,3 +103,30 @@ def test_a_pass_in_halves_scores_the_same_answers(tiny_model: Path, tiny_tokens:
     parts = whole.halves()
     assert [thumb for part in parts for thumb in part.thumbs] == list(whole.thumbs)
     assert [stray for part in parts for stray in part.strays] == list(whole.strays)
+
+
+def gradient_norms(model: Path, thumbs: Sequence[TokenAnswer], folder: Path, **fields: object) -> list[float]:
+    """The gradient's size at each step of a run that hardly moves."""
+    recipe = make_kto_recipe(epochs=1, optimizer={"learning_rate": 1e-9}, **fields)
+    notes = Notes()
+    train_kto(SharedBase(model, torch.device("cpu"), FP32), thumbs, recipe, folder, notes.watch())
+    return [point["grad_norm"] for point in notes.points]
+
+
+def test_a_sides_weight_counts_in_steps_of_that_side_alone(
+    tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path
+) -> None:
+    down = [replace(thumb, up=False) for thumb in make_thumbs(tiny_tokens)]
+    whole = gradient_norms(tiny_model, down, tmp_path / "whole")
+    half = gradient_norms(tiny_model, down, tmp_path / "half", down_weight=0.5)
+    assert half == pytest.approx([norm / 2 for norm in whole], rel=1e-4)
+
+
+def test_the_weights_of_thumbs_count_between_steps(tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path) -> None:
+    """Two steps of two equal thumbs each, those of one step three times as heavy as the other's."""
+    even = [thumb for thumb in make_thumbs(tiny_tokens)[:2] for _ in range(2)]
+    uneven = [replace(thumb, weight=weight) for thumb, weight in zip(even, (1.0, 1.0, 3.0, 3.0), strict=True)]
+    alone = {"batch_thumbs": 2, "pass_tokens": 2048}
+    before = gradient_norms(tiny_model, even, tmp_path / "even", **alone)
+    after = gradient_norms(tiny_model, uneven, tmp_path / "uneven", **alone)
+    assert sorted(b / a for a, b in zip(before, after, strict=True)) == pytest.approx([0.5, 1.5], rel=1e-3)

@@ -9,8 +9,8 @@ from tests.training.loops.notes import Notes, same
 from tests.training.loops.on_policy import Bench
 from training.algorithms import OnlinePreferenceRecipe
 from training.errors import EngineMismatch, Stopped, TooFewPairs
+from training.examples.tokens import ChatTokens
 from training.recipe import parse_recipe
-from training.tokens import ChatTokens
 
 
 def make(

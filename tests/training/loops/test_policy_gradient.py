@@ -11,15 +11,16 @@ from tests.training.loops.notes import Notes, same
 from tests.training.loops.on_policy import Bench, low_bytes
 from tests.training.tiny import add_random_head
 from training.algorithms import PolicyGradientRecipe
-from training.batches import Item
+from training.base.loading import FP32
+from training.base.model import SharedBase
 from training.errors import EngineMismatch, Stopped
+from training.examples.batches import Item, make_pass
+from training.examples.tokens import ChatTokens
 from training.loops.experience import load_experience
 from training.loops.policy_gradient import Lesson, Rounds, learn_lesson, together
 from training.loops.steps import POLICY
-from training.model import FP32, SharedBase
 from training.recipe import parse_recipe
-from training.reward_model import Answered
-from training.tokens import ChatTokens
+from training.rewards.reward_model import Answered
 
 KINDS = ("ppo", "rloo", "grpo")
 
@@ -162,6 +163,69 @@ def test_lessons_teach_the_same_alone_in_one_pass_and_in_halves(
     assert gradients[0].abs().max() > 0
     for other in gradients[1:]:
         torch.testing.assert_close(other, gradients[0], atol=1e-6, rtol=1e-3)
+
+
+def gradients_of(
+    base: SharedBase, lesson: Lesson, recipe: PolicyGradientRecipe, **columns: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """What a lesson with other columns teaches policy and value."""
+    every = {name: list(base.parameters(name).values()) for name in (POLICY, "value")}
+    every["head"] = list(base.head_parameters("value").values())
+    for parameter in (each for own in every.values() for each in own):
+        parameter.grad = None
+    learn_lesson(base, Lesson(lesson.items, {**lesson.columns, **columns}), 0.0, recipe, len(lesson.columns["old_S"]))
+    return {
+        name: torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in own])
+        for name, own in every.items()
+    }
+
+
+@pytest.fixture
+def taught(tiny_model: Path) -> tuple[SharedBase, Lesson]:
+    """A base with policy and value, and a lesson whose answers came from this very policy."""
+    recipe = make("ppo")
+    base = SharedBase(tiny_model, torch.device("cpu"), FP32)
+    base.add_adapter(POLICY, recipe.adapter, seed=3)
+    base.add_adapter("value", recipe.adapter, seed=4)
+    add_random_head(base, "value", seed=4)
+    items = (Item((256, 5, 9), ((7, 8), (3,))), Item((256, 6), ((11, 12, 13),)))
+    batch = make_pass(items)
+    with torch.no_grad():
+        with base.policy(POLICY):
+            old_S = base.logprobs(batch)
+        value_S = base.token_values("value", batch)
+    columns = dict.fromkeys(("old_S", "engine_S", "reference_S"), old_S)
+    columns |= {"value_S": value_S, "return_S": value_S + 0.1, "advantage_S": torch.linspace(-1, 1, 6)}
+    return base, Lesson(items, columns)
+
+
+@pytest.mark.parametrize("algorithm", KINDS)
+def test_tokens_are_learned_from_as_much_as_the_engine_and_training_agree_on_them(
+    taught: tuple[SharedBase, Lesson], algorithm: str
+) -> None:
+    base, lesson = taught
+    recipe = make(algorithm, importance_cap=3.0)
+    plain = gradients_of(base, lesson, recipe)[POLICY]
+    assert plain.abs().max() > 1e-4
+    engine_S = lesson.columns["old_S"] - math.log(2)
+    twice = gradients_of(base, lesson, recipe, engine_S=engine_S)[POLICY]
+    torch.testing.assert_close(twice, 2 * plain, atol=1e-7, rtol=1e-4)
+    cut = gradients_of(base, lesson, recipe, engine_S=engine_S - 5)[POLICY]
+    torch.testing.assert_close(cut, 3 * plain, atol=1e-7, rtol=1e-4)
+
+
+def test_values_learn_their_returns_by_their_weight(taught: tuple[SharedBase, Lesson]) -> None:
+    base, lesson = taught
+    with torch.no_grad(), base.policy("value"):
+        batch = make_pass(lesson.items)
+        hidden_SH = base.hidden(batch, batch.rows_S)
+    wanted_H = -0.1 * hidden_SH.mean(dim=0)  # of ½·(value − return)², whose return is 0.1 above
+    for weight in (0.5, 2.0):
+        found = gradients_of(base, lesson, make("ppo", value_weight=weight, value_clip=5.0))
+        torch.testing.assert_close(found["head"], weight * wanted_H, atol=1e-6, rtol=1e-3)
+        assert found["value"].abs().max() > 0
+    policy = gradients_of(base, lesson, make("ppo", value_weight=2.0))[POLICY]
+    torch.testing.assert_close(gradients_of(base, lesson, make("ppo", value_weight=0.5))[POLICY], policy)
 
 
 def test_a_step_takes_as_few_passes_as_their_length_allows() -> None:

@@ -12,19 +12,24 @@ from tests.training.loops.notes import Notes, same
 from tests.training.loops.positions import moved_positions
 from tests.training.tiny import make_pairs, make_recipe
 from training.algorithms import DpoRecipe
+from training.base.loading import FP32
+from training.base.model import SharedBase
 from training.errors import Diverged, Stopped, WrongFirstLoss
+from training.examples.tokens import ChatTokens
+from training.loops import preference
 from training.loops.preference import (
     POLICY,
+    PairPass,
     check_first_loss,
     learn_pass,
     make_pair_pass,
+    margin_of,
     summary,
     train_preference,
     with_reference,
 )
 from training.loops.steps import ENTROPY_EVERY
-from training.model import FP32, SharedBase
-from training.tokens import ChatTokens
+from training.losses.preference import PairScores
 
 
 def train(
@@ -70,9 +75,9 @@ def test_the_curve_tells_the_distance_from_the_reference_and_the_entropy_of_some
     base.add_adapter(POLICY, recipe.adapter, seed=0)  # still equal to the base
     told = summary(learn_pass(base, replace(each, reference_N=each.reference_N + 5), recipe, 4.0), recipe)
     if algorithm == "dpo":
-        assert told["kl"] == pytest.approx(6 * 5 / float(each.batch.lengths().sum()), rel=1e-4)
+        assert told["reference_kl"] == pytest.approx(6 * 5 / float(each.batch.lengths().sum()), rel=1e-4)
     else:
-        assert "kl" not in told, "it knows no reference"
+        assert "reference_kl" not in told, "it knows no reference"
     with torch.no_grad(), base.policy(POLICY):
         drawn_from = torch.distributions.Categorical(logits=base.logits(each.batch)[::ENTROPY_EVERY])
     assert told["entropy"] == pytest.approx(float(drawn_from.entropy().mean()), rel=1e-4)
@@ -159,3 +164,77 @@ def test_a_first_loss_that_is_not_ln_2_is_refused(loss: float) -> None:
 
 def test_a_first_loss_within_a_thousandth_is_taken() -> None:
     check_first_loss(math.log(2) + 9e-4)
+
+
+def gradient_of(tiny_model: Path, tokens: ChatTokens, label: float) -> torch.Tensor:
+    """What DPO teaches the policy, still equal to the reference, from pairs with that label."""
+    base, recipe = SharedBase(tiny_model, torch.device("cpu"), FP32), make_recipe(nll_weight=0.0)
+    whole = make_pair_pass([replace(pair, label=label) for pair in make_pairs(tokens, 3)], torch.zeros(6))
+    with torch.no_grad(), base.policy(None):
+        reference_N = whole.batch.sum_answers(base.logprobs(whole.batch))
+    base.add_adapter(POLICY, recipe.adapter, seed=0)
+    learn_pass(base, replace(whole, reference_N=reference_N), recipe, 3.0)
+    return torch.cat([p.grad.flatten() for p in base.parameters(POLICY).values() if p.grad is not None])
+
+
+def test_a_tie_pulls_neither_way_and_a_doubtful_vote_pulls_less(tiny_model: Path, tiny_tokens: ChatTokens) -> None:
+    sure = gradient_of(tiny_model, tiny_tokens, 1.0)
+    assert sure.abs().max() > 1e-4
+    torch.testing.assert_close(gradient_of(tiny_model, tiny_tokens, 0.75), sure / 2, atol=1e-7, rtol=1e-3)
+    assert gradient_of(tiny_model, tiny_tokens, 0.5).abs().max() < 1e-6
+
+
+def test_a_pairs_weight_counts_in_a_step_of_its_own(tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path) -> None:
+    recipe = make_recipe(epochs=1, batch_pairs=1, pass_tokens=64, optimizer={"learning_rate": 1e-9})
+
+    def norms(weights: tuple[float, float]) -> list[float]:
+        pairs = [replace(p, weight=w) for p, w in zip(make_pairs(tiny_tokens, 2), weights, strict=True)]
+        base, notes = SharedBase(tiny_model, torch.device("cpu"), FP32), Notes()
+        train_preference(base, pairs, recipe, tmp_path / str(weights), notes.watch())
+        return [point["grad_norm"] for point in notes.points]
+
+    ratios = [two / one for one, two in zip(norms((1, 1)), norms((1, 3)), strict=True)]
+    assert sorted(ratios) == pytest.approx([0.5, 1.5], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "margin"),
+    [
+        ({"algorithm": "dpo", "beta": 0.5}, 0.5 * (3 - -2)),
+        ({"algorithm": "robust_dpo", "beta": 0.5}, 0.5 * (3 - -2)),
+        ({"algorithm": "ipo", "beta": 0.5}, 0.5 * (3 / 3 - -2 / 4)),
+        ({"algorithm": "normalised_dpo", "beta": 2.0}, 2 * (3 / 3 - -2 / 4)),
+        ({"algorithm": "simpo", "beta": 2.0}, 2 * (-6 / 3 - -12 / 4)),
+        ({"algorithm": "orpo"}, (-2 - math.log(1 - math.exp(-2))) - (-3 - math.log(1 - math.exp(-3)))),
+    ],
+)
+def test_the_margin_that_is_told_is_the_one_that_the_loss_pushes_up(fields: dict[str, object], margin: float) -> None:
+    scores = PairScores(*(torch.tensor([x]).double() for x in (-6.0, -12.0, -9.0, -10.0, 3.0, 4.0)))
+    assert margin_of(make_recipe(**fields))(scores).item() == pytest.approx(margin)
+
+
+def test_sums_of_halves_are_not_held_to_the_whole_passes_reference(
+    tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Halves round otherwise in bf16. Here by far more than that, so that the check would tell."""
+
+    def off(*arguments: object) -> list[PairPass]:
+        found = with_reference(*arguments)  # type: ignore[arg-type]
+        return [
+            replace(each, reference_N=each.reference_N + torch.tensor([1.0, 0.0]).repeat(len(each.pairs)))
+            for each in found
+        ]
+
+    failures = [torch.OutOfMemoryError("out of memory")]
+
+    def learn(*arguments: object) -> dict[str, torch.Tensor]:
+        if failures:
+            raise failures.pop()
+        return learn_pass(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(preference, "with_reference", off)
+    monkeypatch.setattr(preference, "learn_pass", learn)
+    train(tiny_model, tiny_tokens, tmp_path / "halved", make_recipe(), Notes())
+    assert not failures
+    with pytest.raises(WrongFirstLoss):
+        train(tiny_model, tiny_tokens, tmp_path / "whole", make_recipe(), Notes())

@@ -12,8 +12,11 @@ from tests.training.loops.notes import Notes, same
 from tests.training.loops.positions import moved_positions
 from tests.training.tiny import add_random_head, make_pairs, make_reward_recipe
 from training.algorithms import AnyRewardRecipe
-from training.curate import TokenPair
+from training.base.loading import FP32
+from training.base.model import SharedBase
 from training.errors import Diverged, Stopped, TooFewPairs
+from training.examples.example import TokenPair
+from training.examples.tokens import ChatTokens
 from training.loops.reward import (
     check_every_head_learns,
     halves,
@@ -22,9 +25,7 @@ from training.loops.reward import (
     own_head,
     train_reward,
 )
-from training.model import FP32, SharedBase
-from training.reading import read_pairs, share
-from training.tokens import ChatTokens
+from training.rewards.reading import read_pairs, share
 
 KINDS = ("reward", "pairwise_reward")
 
@@ -166,6 +167,28 @@ def test_a_pairs_own_margin_and_weight_reach_the_loss(
     train_reward(base, read_pairs(pairs, recipe, tiny_tokens), recipe, tmp_path, notes.watch())
     wanted = (math.log(1 + math.exp(0.5)) + 3 * math.log(1 + math.exp(1.5))) / 4
     assert notes.points[0]["loss"] == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize(("label", "share"), [(1.0, 1.0), (0.75, 0.5), (0.5, 0.0)])
+def test_a_doubtful_pair_parts_its_rewards_less(
+    tiny_model: Path, tiny_tokens: ChatTokens, label: float, share: float
+) -> None:
+    recipe = make_reward_recipe(centring=0.0)
+    base = SharedBase(tiny_model, torch.device("cpu"), FP32)
+    base.add_adapter("member", recipe.adapter, seed=0)
+    base.add_head("member", 1)
+
+    def head_gradient(label: float) -> torch.Tensor:
+        pairs = [replace(pair, label=label) for pair in make_pairs(tiny_tokens, 3)]
+        (weight,) = base.head_parameters("member").values()
+        weight.grad = None
+        learn_pass(base, "member", make_reward_pass(read_pairs(pairs, recipe, tiny_tokens), ("overall",)), recipe, 3.0)
+        assert weight.grad is not None
+        return weight.grad
+
+    sure = head_gradient(1.0)
+    assert sure.abs().max() > 1e-3
+    torch.testing.assert_close(head_gradient(label), share * sure, atol=1e-6, rtol=1e-4)
 
 
 def test_a_diverging_run_stops_and_names_what_to_change(

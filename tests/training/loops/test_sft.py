@@ -1,5 +1,6 @@
 """The supervised loop on a tiny model: what it learns, packing, mixing, resumption bit for bit."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,12 +11,13 @@ from tests.training.loops.notes import Notes, same
 from tests.training.loops.positions import moved_positions
 from tests.training.tiny import make_demonstrations, make_sft_recipe
 from training.algorithms import SftRecipe
-from training.curate import TokenAnswer
+from training.base.loading import FP32
+from training.base.model import SharedBase
 from training.errors import Stopped
-from training.loops.sft import learn_pass, make_answer_pass, mix, pack_answers, sources, train_sft
+from training.examples.example import TokenAnswer
+from training.examples.tokens import ChatTokens
+from training.loops.sft import learn_pass, make_answer_pass, mix, pack_answers, train_sft
 from training.loops.steps import POLICY
-from training.model import FP32, SharedBase
-from training.tokens import ChatTokens
 
 
 def train(model: Path, tokens: ChatTokens, folder: Path, recipe: SftRecipe, notes: Notes) -> dict[str, torch.Tensor]:
@@ -89,6 +91,6 @@ def test_sources_are_mixed_by_their_shares_with_a_cap(
     shares: dict[str, float], most: float, expected: dict[str, int]
 ) -> None:
     mixed = mix([*named("edit", 6), *named("preferred", 20)], shares, most, seed=0)
-    assert sources(mixed) == expected
+    assert Counter(each.source for each in mixed) == expected
     assert {each.event_id for each in mixed if each.source == "edit"} == {f"edit-{i}" for i in range(6)}
     assert mixed == mix([*named("edit", 6), *named("preferred", 20)], shares, most, seed=0)

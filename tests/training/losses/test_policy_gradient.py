@@ -134,6 +134,11 @@ def test_the_kl_weight_follows_its_target_by_bounded_steps(kl: float, weight: fl
     assert next_kl_weight(0.1, kl, 6.0, answers=100, horizon=1000) == pytest.approx(weight)
 
 
+def test_a_round_of_any_size_leaves_the_kl_weight_above_0() -> None:
+    assert next_kl_weight(0.1, 0.0, 6.0, answers=8192, horizon=1000) == pytest.approx(0.08)
+    assert next_kl_weight(0.1, 60.0, 6.0, answers=8192, horizon=1000) == pytest.approx(0.12)
+
+
 def test_whitened_values_have_mean_0_and_spread_1() -> None:
     found_S = whiten(of(1, 2, 3, 6))
     assert found_S.mean().item() == pytest.approx(0)

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from training.algorithms import AdapterRecipe
+from training.base.loading import FP32
+from training.base.model import SharedBase
 from training.loops.steps import POLICY, Watch
-from training.model import FP32, SharedBase
 
 QUIET = Watch(point=lambda point: None, progress=lambda share: None, stopping=lambda: False)
 ADAPTER = AdapterRecipe(rank=8, alpha=16)

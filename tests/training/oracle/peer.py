@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.training.oracle.compare import ADAPTER, Learned, Setting
-from training.curate import TokenAnswer, TokenPair
-from training.tokens import TokenIds
+from training.examples.example import TokenAnswer, TokenPair
+from training.examples.tokens import TokenIds
 
 Kind = Literal["dpo", "orpo", "cpo"]
 

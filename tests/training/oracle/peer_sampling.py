@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from tests.training.oracle.compare import Learned, Setting
 from tests.training.oracle.peer import build, check_tokens, learn, set_state
-from training.tokens import TokenIds
+from training.examples.tokens import TokenIds
 
 Sampler = Literal["grpo", "rloo"]
 

@@ -12,12 +12,12 @@ import torch
 from tests.training.oracle.compare import ADAPTER, QUIET, Learned, Setting, assert_same, learned, moved_state
 from tests.training.oracle.peer import learn_answers, learn_thumbs
 from training.algorithms import KtoRecipe, SftRecipe
-from training.curate import TokenAnswer
+from training.examples.example import TokenAnswer
+from training.examples.tokens import ChatTokens
 from training.loops import kto, sft
 from training.loops.steps import POLICY
 from training.losses.kto import mismatched_kl
 from training.recipe import parse_recipe
-from training.tokens import ChatTokens
 
 pytestmark = pytest.mark.slow
 

@@ -13,10 +13,10 @@ import torch
 from tests.training.oracle.compare import ADAPTER, QUIET, Learned, Setting, assert_same, learned
 from tests.training.oracle.peer import Kind, learn_pairs
 from training.algorithms import PreferenceRecipe
-from training.curate import TokenPair
+from training.examples.example import TokenPair
+from training.examples.tokens import ChatTokens
 from training.loops.preference import POLICY, learn_pass, make_pair_pass, with_reference
 from training.recipe import parse_recipe
-from training.tokens import ChatTokens
 
 pytestmark = [
     pytest.mark.slow,

@@ -14,7 +14,9 @@ from torch import Tensor
 from tests.training.oracle.compare import ADAPTER, Learned, Setting, assert_same, learned
 from tests.training.oracle.peer_sampling import Samples, learn_samples
 from training.algorithms import GrpoRecipe
-from training.batches import Item, Pass, make_pass
+from training.base.model import SharedBase
+from training.examples.batches import Item, Pass, make_pass
+from training.examples.tokens import ChatTokens
 from training.loops.policy_gradient import Lesson, learn_lesson
 from training.loops.steps import POLICY
 from training.losses.policy_gradient import (
@@ -28,9 +30,7 @@ from training.losses.policy_gradient import (
     token_rewards,
     truncated_importance,
 )
-from training.model import SharedBase
 from training.recipe import parse_recipe
-from training.tokens import ChatTokens
 
 pytestmark = pytest.mark.slow
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from tests.training.oracle.compare import ADAPTER, Learned, Setting, assert_same, learned
 from tests.training.oracle.peer import learn_rewards
 from tests.training.tiny import make_pairs
-from training.curate import TokenPair
+from training.base.loading import load_chat_tokens
+from training.examples.example import TokenPair
+from training.examples.tokens import ChatTokens
 from training.loops.reward import learn_pass, make_reward_pass
-from training.model import load_chat_tokens
-from training.reading import read_pairs
 from training.recipe import parse_recipe
-from training.tokens import ChatTokens
+from training.rewards.reading import read_pairs
 
 pytestmark = pytest.mark.slow
 

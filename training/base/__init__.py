@@ -1,0 +1,1 @@
+"""The frozen base in memory, with the adapters and heads on it."""

@@ -1,0 +1,83 @@
+"""Reading a base from its folder: weights, configuration, tokenizer. Everything is local, nothing is downloaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from training.base import attention
+from training.errors import ModelRefused
+from training.examples.tokens import ChatTokens, Tokenizer
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The base's own dtype, and the one that products are made in (None: no autocast, everything in `base`)."""
+
+    base: torch.dtype = torch.bfloat16
+    products: torch.dtype | None = torch.bfloat16
+
+
+_UNLIMITED = 2**31
+"""The context of a base whose config names none: one without position embeddings."""
+
+BF16 = Precision()
+FP32 = Precision(torch.float32, None)
+
+
+def load_chat_tokens(folder: Path) -> ChatTokens:
+    """The tokenizer of a base and its chat template."""
+    try:
+        return ChatTokens(cast(Tokenizer, AutoTokenizer.from_pretrained(str(folder), local_files_only=True)))
+    except (OSError, ValueError) as error:
+        raise ModelRefused(f"{folder} has no usable tokenizer ({error})") from error
+
+
+def read_context_tokens(folder: Path) -> int:
+    """The longest sequence that the base in a folder reads, without loading it. ModelRefused when there is none."""
+    return context_tokens_of(_read_config(folder))
+
+
+def context_tokens_of(config: Any) -> int:
+    """The longest sequence that a model with this configuration reads."""
+    return int(getattr(config.get_text_config(), "max_position_embeddings", None) or _UNLIMITED)
+
+
+def _read_config(folder: Path) -> Any:
+    if not (folder / "config.json").exists():
+        raise ModelRefused(f"there is no model in {folder}; make it with: burnish model convert")
+    try:
+        return AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelRefused(f"the model in {folder} cannot be loaded: {error}") from error
+
+
+def load_base(folder: Path, precision: Precision) -> Any:
+    """The frozen model with the attention that reads passes. ModelRefused when there is none."""
+    config = _read_config(folder)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder), config=config, dtype=precision.base, attn_implementation=attention.NAME, local_files_only=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelRefused(f"the model in {folder} cannot be loaded: {error}") from error
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def recompute_layers(model: Any) -> None:
+    """Have every layer keep its input alone, and compute the rest again in the backward pass.
+
+    ModelRefused when the model has no layers that transformers can run again.
+    """
+    try:
+        model.gradient_checkpointing_enable()
+    except ValueError as error:
+        raise ModelRefused(f"{error} Set training.recompute_activations to false.") from error
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.training = True  # itself, which is when it does; what is in it stays as it is, without dropout

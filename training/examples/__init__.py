@@ -1,0 +1,1 @@
+"""From votes to token ids that can be trained on."""

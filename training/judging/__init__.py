@@ -1,0 +1,1 @@
+"""What a new version is worth, and whether it may go live."""

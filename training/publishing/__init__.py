@@ -1,0 +1,1 @@
+"""Adapters as immutable folders that the engine loads."""

@@ -1,0 +1,1 @@
+"""Reward models: trained, calibrated, kept and asked."""

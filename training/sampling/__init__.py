@@ -1,0 +1,1 @@
+"""Answers of a version, sampled from the running engine through the gateway."""

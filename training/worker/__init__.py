@@ -1,0 +1,1 @@
+"""The worker's processes: who claims a job, who trains it, how they end."""
