@@ -71,6 +71,21 @@ def test_target_modules_are_given_one_by_one_or_not_at_all() -> None:
     assert "--lora-target-modules" not in arguments(EngineSettings(target_modules=""), MODEL, on_cpu=True)
 
 
+@pytest.mark.parametrize(
+    ("on_cpu", "line", "dtype"),
+    [
+        (True, "flags\t\t: fpu sse2 avx avx2 fma", "float32"),
+        (True, "flags\t\t: fpu sse2 avx avx2 fma avx512f avx512_bf16", None),
+        (True, "Features\t: fp asimd sve bf16", None),
+        (True, "", None),
+        (False, "flags\t\t: fpu sse2 avx avx2 fma", None),
+    ],
+)
+def test_a_cpu_that_is_slow_in_bf16_serves_in_fp32(on_cpu: bool, line: str, dtype: str | None) -> None:
+    given = arguments(EngineSettings(), MODEL, on_cpu=on_cpu, cpuinfo=f"processor\t: 0\n{line}\n\nprocessor\t: 1\n")
+    assert (value_of("--dtype", given) if "--dtype" in given else None) == dtype
+
+
 def test_further_arguments_come_last_so_that_they_win() -> None:
     given = arguments(EngineSettings(extra_args="--dtype 'float 16' --seed 3"), MODEL, on_cpu=False)
     assert given[-4:] == ["--dtype", "float 16", "--seed", "3"]

@@ -19,7 +19,7 @@ from training.algorithms import AdapterRecipe
 from training.base import attention
 from training.base.crew import Crew
 from training.base.lm_head import divergence, logprobs_and_divergence, plain_head, token_logprobs
-from training.base.loading import BF16, Precision, context_tokens_of, load_base, recompute_layers
+from training.base.loading import Precision, context_tokens_of, fastest_precision, load_base, recompute_layers
 from training.base.shards import shard_layers
 from training.errors import ModelRefused
 from training.examples.batches import Item, Pass, make_pass
@@ -27,6 +27,8 @@ from training.examples.batches import Item, Pass, make_pass
 
 class SharedBase:
     """A frozen base on one device, and over it the adapters and their heads, which are kept in fp32.
+
+    Its own `precision` is the one that the device is fastest in where none is given.
 
     `crew` are the processes that train together, each with such a base. With `sharded` each holds a part of its
     weights only; passes that are none of a step's are then made by the first process, which the others follow.
@@ -37,7 +39,7 @@ class SharedBase:
         self,
         folder: Path,
         device: torch.device,
-        precision: Precision = BF16,
+        precision: Precision | None = None,
         *,
         crew: Crew | None = None,
         sharded: bool = False,
@@ -46,8 +48,8 @@ class SharedBase:
         attention.register()
         self.device = device
         self.crew = crew or Crew()
-        self._precision = precision
-        self._base = load_base(folder, precision)
+        self._precision = precision or fastest_precision(device)
+        self._base = load_base(folder, self._precision)
         if recompute:
             recompute_layers(self._base)
         if sharded:
