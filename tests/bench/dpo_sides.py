@@ -25,7 +25,7 @@ from tests.bench.sides import (
     trl_best_arguments,
     watch,
 )
-from training.base.loading import load_chat_tokens
+from training.base.loading import BF16, load_chat_tokens
 from training.base.model import SharedBase
 from training.loops.preference import train_preference
 from training.loops.steps import Point
@@ -37,7 +37,7 @@ BETA = 0.1
 def ours(task: Task) -> Timed:
     """What a job does: tokens, the reference's pass, the steps, checkpoints."""
     folder = Path(task["model"])
-    base = SharedBase(folder, torch.device("cpu"))
+    base = SharedBase(folder, torch.device("cpu"), BF16)
     tokens = load_chat_tokens(folder)
     recipe = parse_recipe(
         {

@@ -26,7 +26,7 @@ from tests.bench.sides import (
     watch,
 )
 from training.algorithms import RewardRecipe
-from training.base.loading import load_chat_tokens
+from training.base.loading import BF16, load_chat_tokens
 from training.base.model import SharedBase
 from training.loops.reward import train_reward
 from training.loops.steps import Point
@@ -37,7 +37,7 @@ from training.rewards.reading import read_pairs
 def ours(task: Task) -> Timed:
     """What a job does: tokens, the steps, checkpoints. Rewards are not centred, as in TRL."""
     folder = Path(task["model"])
-    base = SharedBase(folder, torch.device("cpu"))
+    base = SharedBase(folder, torch.device("cpu"), BF16)
     tokens = load_chat_tokens(folder)
     recipe = parse_recipe(
         {
