@@ -114,6 +114,7 @@ def environment(
         **{f"BURNISH_{name}_PORT": str(port) for name, port in ports.items()},
         "BURNISH_SCHEDULE_ENABLED": "false",
         "BURNISH_GATE_ON_INCONCLUSIVE": "hold",
+        "BURNISH_GATE_CONCURRENCY": "32",
         "BURNISH_TRAINING_KEEP_RUNS": "true",
         "BURNISH_TRAINING_THREADS": str(len(os.sched_getaffinity(0))),
     }
