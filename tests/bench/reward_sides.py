@@ -35,13 +35,14 @@ from training.rewards.reading import read_pairs
 
 
 def ours(task: Task) -> Timed:
-    """What a job does: tokens, the steps, checkpoints. Rewards are not centred, as in TRL."""
+    """What a job does: tokens, the steps, checkpoints. Rewards are not centred and read at the last token, as in TRL."""
     folder = Path(task["model"])
     base = SharedBase(folder, torch.device("cpu"), BF16)
     tokens = load_chat_tokens(folder)
     recipe = parse_recipe(
         {
             "algorithm": "reward",
+            "pooling": "last",
             "centring": 0.0,
             "epochs": 1,
             "batch_pairs": task["batch_pairs"],

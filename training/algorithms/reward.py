@@ -72,6 +72,10 @@ class RewardRecipe(_Reward):
         description="Aspects with a head of their own, each learning from the pairs that were compared in it.",
     )
     rule: RewardRule = Field(default=WeightedSum(), description="How the heads' rewards become one.")
+    pooling: Literal["mean", "last"] = Field(
+        default="mean",
+        description="Where a head looks: at every token of the answer, for the mean, or at its last token alone.",
+    )
 
     @property
     def aspects(self) -> tuple[str, ...]:

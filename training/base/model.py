@@ -168,6 +168,15 @@ class SharedBase:
         values: Tensor = self._heads[name](hidden_NH)
         return values
 
+    def mean_values(self, name: str, batch: Pass) -> Tensor:
+        """[N, K] the same at the mean over each answer's tokens: the mean of the head's outputs there."""
+        with self.policy(name):
+            hidden_SH = self.hidden(batch, batch.places())
+        values_SK: Tensor = self._heads[name](hidden_SH)
+        batch = batch.to(self.device)
+        sums_KN = torch.stack([batch.sum_answers(values_S) for values_S in values_SK.unbind(dim=1)])
+        return (sums_KN / batch.lengths()).T
+
     def token_values(self, name: str, batch: Pass) -> Tensor:
         """[S] fp32 output of the head of adapter `name` before each scored token, under that adapter."""
         with self.policy(name):

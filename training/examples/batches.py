@@ -75,6 +75,13 @@ class Pass:
             places += (first + end - 1 for end in accumulate(span.answers))
         return torch.tensor(places)
 
+    def places(self) -> Tensor:
+        """[S] the place in the stream of each scored token itself."""
+        starts = [span.start + span.prompt for span in self.spans]
+        return torch.cat(
+            [torch.arange(at, at + sum(span.answers)) for at, span in zip(starts, self.spans, strict=True)]
+        )
+
     def lengths(self) -> Tensor:
         """[N] scored tokens of each answer, as fp32."""
         return self.sum_answers(torch.ones_like(self.targets_S, dtype=torch.float32))

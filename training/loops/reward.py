@@ -17,7 +17,7 @@ from training.errors import TooFewPairs
 from training.examples.batches import Pass, make_pass, pack
 from training.loops.steps import Run, Watch, mean_weight, plan_steps, train
 from training.losses.reward import bradley_terry, centring
-from training.rewards.reading import Reading, head_index, heads_of, share
+from training.rewards.reading import Reading, head_index, head_values, heads_of
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def learn_pass(
 
     `total_weight` is what the weighted losses of the step are divided by.
     """
-    rewards_NK = share(recipe) * model.values(name, each.batch).cpu()
+    rewards_NK = head_values(model, name, each.batch, recipe)
     chosen_P, rejected_P = own_head(rewards_NK, each.head_P)
     loss_P = bradley_terry(chosen_P, rejected_P, each.margin_P + recipe.margin, each.label_P)
     loss_P = loss_P + recipe.centring * centring(chosen_P, rejected_P)

@@ -1,13 +1,16 @@
 """How a reward model reads a pair: each answer alone after the prompt, or both in one context and in both orders.
 
-Either way a pair becomes one prompt with two continuations, and a head looks at the last token of each. Pure.
+Either way a pair becomes one prompt with two continuations, and a head gives a number for each.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from training.algorithms import AnyRewardRecipe, PairwiseRewardRecipe
-from training.examples.batches import Item
+from training.base.model import SharedBase
+from training.examples.batches import Item, Pass
 from training.examples.example import TokenPair
 from training.examples.tokens import ChatTokens, TokenIds
 
@@ -33,12 +36,16 @@ def both_orders(pair: TokenPair, between: TokenIds) -> Item:
     return Item(pair.prompt, (pair.chosen + between + pair.rejected, pair.rejected + between + pair.chosen))
 
 
-def share(recipe: AnyRewardRecipe) -> float:
-    """What a head's output counts for: one half in a pairwise model, whose margin is the mean over both orders.
+def head_values(model: SharedBase, name: str, batch: Pass, recipe: AnyRewardRecipe) -> Tensor:
+    """[N, K] fp32 what the heads of adapter `name` give for each continuation, on the CPU.
 
-    With f the head's output, margin(a, b) = ½·[f(a, b) − f(b, a)] = −margin(b, a).
+    With f a head's output, the margin of a pairwise model is the mean over both orders, ½·[f(a, b) − f(b, a)]: its
+    outputs count half.
     """
-    return 0.5 if isinstance(recipe, PairwiseRewardRecipe) else 1.0
+    if isinstance(recipe, PairwiseRewardRecipe):
+        return 0.5 * model.values(name, batch).cpu()
+    look = model.mean_values if recipe.pooling == "mean" else model.values
+    return look(name, batch).cpu()
 
 
 def heads_of(recipe: AnyRewardRecipe) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from training.examples.batches import Item, make_pass, pack
 from training.examples.example import TokenPair
 from training.examples.tokens import ChatTokens, TokenIds
 from training.rewards.calibration import Calibration, fit_temperature, report
-from training.rewards.reading import head_index, heads_of, read_pairs, share
+from training.rewards.reading import head_index, head_values, heads_of, read_pairs
 from training.rewards.reward_rule import join
 
 
@@ -126,7 +126,7 @@ class RewardModel:
             for number, member in enumerate(self.members):
                 stopping()
                 with torch.no_grad():
-                    values_MNK[number, places] = share(self.recipe) * self.base.values(member, batch).cpu()
+                    values_MNK[number, places] = head_values(self.base, member, batch, self.recipe)
         return values_MNK
 
 

@@ -72,6 +72,22 @@ def test_a_head_reads_its_own_adapters_hidden_states(base: SharedBase) -> None:
     assert not torch.allclose(values, base.values("two", batch))
 
 
+def test_places_are_those_of_the_answers_tokens_in_their_order() -> None:
+    batch = make_pass(ITEMS)
+    assert torch.equal(batch.tokens_T[batch.places()], batch.targets_S)
+
+
+def test_a_mean_value_is_that_of_each_answers_tokens(base: SharedBase) -> None:
+    base.add_adapter("one", RECIPE, seed=1)
+    add_random_head(base, "one", 3, seed=1)
+    found = base.mean_values("one", make_pass(ITEMS))
+    alone = [make_pass([Item(item.prompt, (answer,))]) for item in ITEMS for answer in item.answers]
+    with base.policy("one"):
+        means_NH = torch.stack([base.hidden(each, each.places()).mean(dim=0) for each in alone])
+    assert found.shape == (3, 3)
+    assert torch.allclose(found, means_NH @ base.head_parameters("one")["head.weight"].T, atol=1e-5)
+
+
 def test_a_head_and_its_adapter_learn_and_nothing_else(base: SharedBase) -> None:
     base.add_adapter("one", RECIPE, seed=1)
     add_random_head(base, "one", seed=1)

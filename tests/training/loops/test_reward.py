@@ -25,7 +25,7 @@ from training.loops.reward import (
     own_head,
     train_reward,
 )
-from training.rewards.reading import read_pairs, share
+from training.rewards.reading import head_values, read_pairs
 
 KINDS = ("reward", "pairwise_reward")
 
@@ -128,17 +128,21 @@ def test_a_head_that_no_pair_teaches_is_refused(tiny_tokens: ChatTokens) -> None
         check_every_head_learns(read_pairs(make_pairs(tiny_tokens), recipe, tiny_tokens), recipe.heads)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_loss_sends_its_gradient_through_the_last_tokens_alone(
-    tiny_model: Path, tiny_tokens: ChatTokens, kind: str
+@pytest.mark.parametrize(
+    ("fields", "tokens"),
+    [({"pooling": "last"}, "last"), ({"algorithm": "pairwise_reward"}, "last"), ({"pooling": "mean"}, "all")],
+)
+def test_the_loss_sends_its_gradient_through_the_tokens_that_heads_look_at(
+    tiny_model: Path, tiny_tokens: ChatTokens, fields: dict[str, object], tokens: str
 ) -> None:
-    recipe = make_reward_recipe(algorithm=kind)
+    recipe = make_reward_recipe(**fields)
     base = SharedBase(tiny_model, torch.device("cpu"), FP32)
     base.add_adapter("member", recipe.adapter, seed=0)
     add_random_head(base, "member", seed=0)
     each = make_reward_pass(read_pairs(make_pairs(tiny_tokens, 3), recipe, tiny_tokens), ("overall",))
     moved = moved_positions(lambda: learn_pass(base, "member", each, recipe, total_weight=4.0))
-    assert moved == sorted(each.batch.ends().tolist())
+    looked_at = each.batch.ends() if tokens == "last" else each.batch.places()
+    assert moved == sorted(looked_at.tolist())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -199,6 +203,20 @@ def test_a_diverging_run_stops_and_names_what_to_change(
         train(tiny_model, tiny_tokens, tmp_path, make_reward_recipe(), Notes(), pairs=pairs)
 
 
-def test_a_pairwise_head_counts_half() -> None:
-    assert share(make_reward_recipe(algorithm="pairwise_reward")) == 0.5
-    assert share(make_reward_recipe()) == 1.0
+@pytest.mark.parametrize(
+    ("fields", "looks", "share"),
+    [
+        ({"algorithm": "pairwise_reward"}, "values", 0.5),
+        ({"pooling": "last"}, "values", 1.0),
+        ({}, "mean_values", 1.0),
+    ],
+)
+def test_heads_look_where_the_recipe_says_and_a_pairwise_one_counts_half(
+    tiny_model: Path, tiny_tokens: ChatTokens, fields: dict[str, object], looks: str, share: float
+) -> None:
+    recipe = make_reward_recipe(**fields)
+    base = SharedBase(tiny_model, torch.device("cpu"), FP32)
+    base.add_adapter("member", recipe.adapter, seed=0)
+    add_random_head(base, "member", seed=0)
+    batch = make_reward_pass(read_pairs(make_pairs(tiny_tokens, 3), recipe, tiny_tokens), ("overall",)).batch
+    assert torch.equal(head_values(base, "member", batch, recipe), share * getattr(base, looks)("member", batch))
