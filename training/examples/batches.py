@@ -77,10 +77,11 @@ class Pass:
 
     def places(self) -> Tensor:
         """[S] the place in the stream of each scored token itself."""
-        starts = [span.start + span.prompt for span in self.spans]
-        return torch.cat(
-            [torch.arange(at, at + sum(span.answers)) for at, span in zip(starts, self.spans, strict=True)]
-        )
+        places: list[int] = []
+        for span in self.spans:
+            first = span.start + span.prompt
+            places += range(first, first + sum(span.answers))
+        return torch.tensor(places)
 
     def lengths(self) -> Tensor:
         """[N] scored tokens of each answer, as fp32."""
