@@ -35,7 +35,7 @@ from training.rewards.reading import read_pairs
 
 
 def ours(task: Task) -> Timed:
-    """What a job does: tokens, the steps, checkpoints. Rewards are read at the last token and not centred, as in TRL."""
+    """What a job does: tokens, the steps, checkpoints. As in TRL, rewards are of the last token and not centred."""
     folder = Path(task["model"])
     base = SharedBase(folder, torch.device("cpu"), BF16)
     tokens = load_chat_tokens(folder)
