@@ -35,14 +35,13 @@ from training.rewards.reading import read_pairs
 
 
 def ours(task: Task) -> Timed:
-    """What a job does: tokens, the steps, checkpoints. As in TRL, rewards are of the last token and not centred."""
+    """What a job does: tokens, the steps, checkpoints. Rewards are not centred, as in TRL."""
     folder = Path(task["model"])
     base = SharedBase(folder, torch.device("cpu"), BF16)
     tokens = load_chat_tokens(folder)
     recipe = parse_recipe(
         {
             "algorithm": "reward",
-            "pooling": "last",
             "centring": 0.0,
             "epochs": 1,
             "batch_pairs": task["batch_pairs"],

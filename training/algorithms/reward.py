@@ -72,9 +72,9 @@ class RewardRecipe(_Reward):
         description="Aspects with a head of their own, each learning from the pairs that were compared in it.",
     )
     rule: RewardRule = Field(default=WeightedSum(), description="How the heads' rewards become one.")
-    pooling: Literal["mean", "last"] = Field(
-        default="mean",
-        description="Where a head looks: at every token of the answer, for the mean, or at its last token alone.",
+    pooling: Literal["last", "mean"] = Field(
+        default="last",
+        description="Where a head looks: at the answer's last token alone, or at every one of them, for the mean.",
     )
 
     @property

@@ -26,8 +26,6 @@ from training.rewards.reward_model import Assessment, RewardModel
 TENSORS = "reward_model.safetensors"
 RECIPE = "recipe.json"
 MANIFEST = "manifest.json"
-FORMAT = 2
-"""Heads of format 1 looked at the last token only, which its recipes do not say."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def export_reward(
         for member in written.members:
             trained.base.drop_adapter(member)
     manifest = {
-        "format": FORMAT,
+        "format": 1,
         "name": name,
         "kind": trained.recipe.algorithm,
         "base_digest": origin.base_digest,
@@ -114,7 +112,7 @@ def load_reward(folder: Path, base: SharedBase, tokens: ChatTokens, base_digest:
 def check_folder(folder: Path) -> dict[str, Any]:
     """The manifest of an exported reward model whose bytes are those it was named after."""
     manifest = read_json(folder / MANIFEST) if folder.is_dir() else None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "calibration" not in manifest:
+    if not isinstance(manifest, dict) or manifest.get("format") != 1 or "calibration" not in manifest:
         raise RewardRefused(f"{folder} holds no exported reward model (a folder with {MANIFEST}, {RECIPE}, {TENSORS})")
     try:
         found = digest_of([folder / RECIPE, folder / TENSORS])

@@ -130,7 +130,7 @@ def test_a_head_that_no_pair_teaches_is_refused(tiny_tokens: ChatTokens) -> None
 
 @pytest.mark.parametrize(
     ("fields", "tokens"),
-    [({"pooling": "last"}, "last"), ({"algorithm": "pairwise_reward"}, "last"), ({"pooling": "mean"}, "all")],
+    [({}, "last"), ({"algorithm": "pairwise_reward"}, "last"), ({"pooling": "mean"}, "all")],
 )
 def test_the_loss_sends_its_gradient_through_the_tokens_that_heads_look_at(
     tiny_model: Path, tiny_tokens: ChatTokens, fields: dict[str, object], tokens: str
@@ -207,8 +207,8 @@ def test_a_diverging_run_stops_and_names_what_to_change(
     ("fields", "looks", "share"),
     [
         ({"algorithm": "pairwise_reward"}, "values", 0.5),
-        ({"pooling": "last"}, "values", 1.0),
-        ({}, "mean_values", 1.0),
+        ({}, "values", 1.0),
+        ({"pooling": "mean"}, "mean_values", 1.0),
     ],
 )
 def test_heads_look_where_the_recipe_says_and_a_pairwise_one_counts_half(

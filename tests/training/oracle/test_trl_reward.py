@@ -41,7 +41,7 @@ def head() -> Tensor:
 
 def learn_ours(setting: Setting, pairs: Sequence[TokenPair], head: Tensor, **fields: object) -> Learned:
     """One gradient step of the loop on all pairs in one pass."""
-    recipe = parse_recipe({"algorithm": "reward", "pooling": "last", "adapter": ADAPTER.model_dump(), **fields})
+    recipe = parse_recipe({"algorithm": "reward", "adapter": ADAPTER.model_dump(), **fields})
     base = setting.base()
     base.add_adapter(NAME, recipe.adapter, seed=0)
     base.set_adapter_state(NAME, setting.state)
