@@ -1,7 +1,6 @@
 """Our side of `make bench-ppo`: policies published to a running engine, its answers rewarded and learned from."""
 
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -12,14 +11,10 @@ import psutil
 import torch
 from torch import Tensor
 
-from feedback.connection import connect
-from feedback.ids import LineName
-from feedback.jobs import JobRequest, JobStore
-from feedback.ledger import Ledger
-from feedback.registry import Registry
 from tests.bench.ppo_shared import CLIP, KL_WEIGHT, TRACE, VALUE_WEIGHT, Told
 from tests.bench.sides import ADAPTER, LEARNING_RATE, Task, peak_mib, watch
 from tests.services import start_engine, start_gateway, start_redis
+from tests.training.attempts import make_attempt
 from training.base.loading import BF16, load_chat_tokens
 from training.base.model import SharedBase
 from training.loops.policy_gradient import train_policy_gradient
@@ -27,10 +22,7 @@ from training.loops.steps import Point
 from training.publishing.publish import Origin
 from training.recipe import parse_recipe
 from training.rewards.rewarding import scorer_of
-from training.sampling.gateway import Gateway
 from training.sampling.rollouts import Asked, EngineRollouts, Group, Rollouts
-from training.settings import Settings
-from training.worker.attempt import Attempt
 
 MIB = 2**20
 
@@ -51,7 +43,7 @@ def ours(task: Task, *, recompute: bool = False) -> Told:
         engine_processes = psutil.Process().children(recursive=True)
         redis_url = held.enter_context(start_redis(home / "redis"))
         gateway = held.enter_context(start_gateway(home, redis_url, engine.url, model=model))
-        attempt = make_attempt(gateway, model)
+        attempt = make_attempt(gateway, model, "ppo", "bench")
         base, tokens = SharedBase(model, torch.device("cpu"), BF16, recompute=recompute), load_chat_tokens(model)
         score = scorer_of(Path(task["reward"]), base, tokens, attempt.job.base_digest, watch([]))
         origin = Origin(
@@ -96,27 +88,6 @@ def ours_recipe(task: Task) -> dict[str, Any]:
             "concurrency": len(task["prompts"]) * task["answers"],
         },
     }
-
-
-def make_attempt(gateway: Any, model: Path) -> Any:
-    """A claimed job in an empty ledger."""
-    line = LineName("burnish")
-    client = connect(gateway.redis_url)
-    jobs = JobStore(client, line)
-    digest = (model / "digest.txt").read_text(encoding="utf-8").strip()
-    job = jobs.create(JobRequest("ppo", {}, digest, "bench", [], 0, "bench", "bench")).job
-    claim = jobs.claim(job.id, worker="bench", lease_s=36_000)
-    assert claim is not None
-    return Attempt(
-        settings=Settings().model_copy(update={"home": gateway.home}),
-        claim=claim,
-        job=job,
-        jobs=jobs,
-        ledger=Ledger(client, line),
-        registry=Registry(client, line),
-        gateway=Gateway(gateway.url, gateway.key("worker"), line),
-        stop=threading.Event(),
-    )
 
 
 class Waited:

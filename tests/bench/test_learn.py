@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests.bench.learn.__main__ import chosen, is_finished
-from tests.bench.learn.cells import CELLS, OTHERS, SMOKE, WITHOUT_KL, Cell, best_other, recipe_body
+from tests.bench.learn.cells import BEST, CELLS, OTHERS, SMOKE, WITHOUT_KL, Cell, best_other, recipe_body, settled
 from tests.bench.learn.curve import Line, bounds, draw
 from tests.bench.learn.drift import rounds_of
 from tests.bench.learn.place import environment, procfile
@@ -87,6 +87,23 @@ def test_the_best_of_the_others_wins_most_at_little_added_loss() -> None:
     assert best_other([{**row, "added_loss": 1.0} for row in rows]) == "ppo"
     assert best_other([*rows, {**rows[1], "state": "failed"}]) == "grpo"
     assert set(figures) == set(OTHERS)
+
+
+def test_the_best_recipe_is_told_where_to_look_as_the_others_of_its_taste() -> None:
+    [polite, flipped] = [cell for cell in CELLS if cell.recipe == BEST]
+    assert settled(polite, []) is None
+    for best in OTHERS:
+        rows = [
+            make_row(cell=f"{taste}:{recipe}", wins=0.9 if recipe == best else 0.6)
+            for taste in ("short", "no_lists")
+            for recipe in OTHERS
+        ]
+        cells = [settled(cell, rows) for cell in (polite, flipped)]
+        assert [cell and cell.recipe for cell in cells] == [best, best]
+        bodies = [recipe_body(cell) for cell in cells if cell]
+        assert [body.get("reward", {}).get("pooling") for body in bodies] == (
+            [None, None] if best == "kto" else ["mean", "last"]
+        )
 
 
 # What is finished ------------------------------------------------------------------------------------------------
@@ -197,16 +214,18 @@ def test_the_report_shows_the_newest_row_of_each_cell_and_who_reaches_the_aim() 
         make_row(),
         make_row(cell="short:kto", recipe="kto", state="failed", error="it\ndiverged"),
         make_row(cell="short_flipped:dpo", wrong=0.2, changes={"rollouts": {"rounds": 3}}),
+        make_row(cell="no_lists:ppo", taste="no_lists", recipe="ppo", changes={"reward": {"pooling": "mean"}}),
     ]
     text = report(rows)
     assert "| short | `dpo` | **0.75 [0.70, 0.80]** |" in text
     assert "| short | `ppo` | 0.90 [0.70, 0.80] |" in text
     assert "failed: it diverged" in text
     assert "| short, 20 % flipped | `dpo` with rollouts.rounds 3 |" in text
+    assert "| no lists | `ppo` with reward.pooling mean |" in text
     assert "| short:ppo | – | 1 | 0.75 (9) |" in text
     assert text.index("`dpo`") < text.index("`kto`") < text.index("`ppo`")
     assert not reaches_aim(make_row(added_loss=0.11))
-    assert len(newest(rows)) == 4
+    assert len(newest(rows)) == 5
     assert all(line.count("|") == 10 for line in text.splitlines()[:5])
 
 

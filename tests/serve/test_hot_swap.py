@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -169,14 +170,16 @@ def test_callers_who_vanish_free_the_engine(real_gateway: Gateway, real_api: htt
 
     long = ask("Write a long story about a lighthouse.", max_tokens=1500, ignore_eos=True)
     for stream in (True, False):
-        callers = [call_and_wait(real_gateway, {**long, "stream": stream}) for _ in range(4)]
-        wait_until(
-            lambda: busy() >= 4,
-            within_s=60,
-            what=lambda callers=callers: f"the engine is busy; the gateway has said {[said(each) for each in callers]}",
-        )
-        for caller in callers:
-            caller.close()
+        with ExitStack() as calls:
+            callers = [calls.enter_context(call_and_wait(real_gateway, {**long, "stream": stream})) for _ in range(4)]
+            heard = [b""] * len(callers)
+
+            def taken(callers: list[socket.socket] = callers, heard: list[bytes] = heard) -> bool:
+                heard[:] = [before + said(caller) for before, caller in zip(heard, callers, strict=True)]
+                return busy() >= 4 or all(heard)
+
+            wait_until(taken, within_s=60, what=lambda heard=heard: f"four are answered; heard: {heard}")
+            assert busy() > 0, heard
         wait_until(lambda: busy() == 0, within_s=10, what="the engine is idle")
 
 
@@ -194,10 +197,10 @@ def call_and_wait(gateway: Gateway, body: dict[str, Any]) -> socket.socket:
 
 
 def said(caller: socket.socket) -> bytes:
-    """What has come back so far, at most 300 bytes."""
+    """What has come back since it was last asked."""
     caller.setblocking(False)
     try:
-        return caller.recv(300)
+        return caller.recv(1 << 20)
     except BlockingIOError:
         return b""
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.training.tiny import make_model
+from tests.training.workplace import Workplace, make_workplace
 from training.base.loading import load_chat_tokens
 from training.examples.tokens import ChatTokens
 
@@ -27,3 +28,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path, tiny_model: Path, tiny_tokens: ChatTokens, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Workplace:
+    """A home with eight votes and no gateway that answers, in this process's environment."""
+    made = make_workplace(tmp_path / "home", tiny_model, redis_url, "http://127.0.0.1:1", tiny_tokens)
+    for name, value in made.environment().items():
+        monkeypatch.setenv(name, value)
+    made.vote(8)
+    return made

@@ -1,6 +1,5 @@
 """Rounds of GRPO on the real engine behind the real gateway: who answered, and that its log-probs are the trainer's."""
 
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,13 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from feedback.connection import connect
-from feedback.ids import LineName
-from feedback.jobs import JobRequest, JobStore
-from feedback.ledger import Ledger
 from feedback.policies import PolicyState
-from feedback.registry import Registry
 from tests.services import Engine, Gateway, start_gateway
+from tests.training.attempts import make_attempt
 from tests.training.loops.notes import Notes
 from training.algorithms import GrpoRecipe
 from training.base.loading import load_chat_tokens
@@ -23,14 +18,11 @@ from training.loops.policy_gradient import train_policy_gradient
 from training.publishing.publish import Origin
 from training.recipe import parse_recipe
 from training.rewards.reward_model import Answered
-from training.sampling.gateway import Gateway as GatewayClient
 from training.sampling.rollouts import Asked, EngineRollouts
-from training.settings import Settings
 from training.worker.attempt import Attempt
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
-LINE = LineName("burnish")
 PROMPTS = [({"role": "user", "content": text},) for text in ("What is tea?", "Why do cats sleep?")]
 
 
@@ -42,22 +34,7 @@ def gateway(engine: Engine, redis_url: str) -> Iterator[Gateway]:
 
 @pytest.fixture
 def attempt(gateway: Gateway, model_dir: Path) -> Attempt:
-    client = connect(gateway.redis_url)
-    jobs = JobStore(client, LINE)
-    digest = (model_dir / "digest.txt").read_text().strip()
-    job = jobs.create(JobRequest("grpo", {}, digest, "test", [], 0, "test", f"rounds {time.time()}")).job
-    claim = jobs.claim(job.id, worker="test", lease_s=600)
-    assert claim is not None
-    return Attempt(
-        settings=Settings().model_copy(update={"home": gateway.home}),
-        claim=claim,
-        job=job,
-        jobs=jobs,
-        ledger=Ledger(client, LINE),
-        registry=Registry(client, LINE),
-        gateway=GatewayClient(gateway.url, gateway.key("worker"), LINE),
-        stop=threading.Event(),
-    )
+    return make_attempt(gateway, model_dir, "grpo", f"rounds {time.time()}")
 
 
 def by_token_numbers(asked: Sequence[Answered]) -> list[float]:

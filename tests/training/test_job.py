@@ -13,7 +13,7 @@ from feedback.jobs import Claim, JobState
 from feedback.ledger import Speaker
 from feedback.policies import PolicyState
 from tests.training.stand_in_gateway import stand_in_gateway
-from tests.training.workplace import LINE, TENANT, Workplace, make_workplace
+from tests.training.workplace import LINE, TENANT, Workplace
 from training.base.model import SharedBase
 from training.errors import NotThere, TooFewPairs
 from training.examples.tokens import ChatTokens
@@ -25,17 +25,6 @@ from training.settings import Settings
 from training.worker.attempt import Attempt
 
 NEVER_LOADED = (404,) * 1000
-
-
-@pytest.fixture
-def place(
-    tmp_path: Path, tiny_model: Path, tiny_tokens: ChatTokens, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> Workplace:
-    made = make_workplace(tmp_path / "home", tiny_model, redis_url, "http://127.0.0.1:1", tiny_tokens)
-    for name, value in made.environment().items():
-        monkeypatch.setenv(name, value)
-    made.vote(8)
-    return made
 
 
 def claim(place: Workplace, job_id: JobId) -> Claim:

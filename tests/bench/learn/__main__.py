@@ -11,14 +11,14 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feedback.errors import FeedbackError
 from feedback.ids import BASE_VERSION
 from feedback.jobs import Job, JobState
-from tests.bench.learn.cells import BEST, CELLS, SMOKE, SMOKE_SETTINGS, WITHOUT_KL, Cell, best_other, recipe_body
+from tests.bench.learn.cells import CELLS, SMOKE, SMOKE_SETTINGS, WITHOUT_KL, Cell, recipe_body, settled
 from tests.bench.learn.curve import draw
 from tests.bench.learn.place import Place, PlaceFailed, running_place, stop_after
 from tests.bench.learn.table import newest, report
@@ -104,13 +104,13 @@ def run_cells(place: Place, cells: Sequence[Cell], sizes: Sizes, results: Path) 
     from tests.bench.learn.judge import Bench  # torch takes seconds to import
 
     bench = Bench(place)
-    for cell in begun_first(place.home, cells):
-        taught_by = best_other(read_lines(results)) if cell.recipe == BEST else cell.recipe
-        if taught_by is None:
-            say(f"{cell.name}: left out until short and no_lists have their cells")
+    for planned in begun_first(place.home, cells):
+        cell = settled(planned, read_lines(results))
+        if cell is None:
+            say(f"{planned.name}: left out until short and no_lists have their cells")
             continue
         again = any(row["cell"] == cell.name for row in read_lines(results))
-        row = run_cell(place, bench, replace(cell, recipe=taught_by), sizes, again=again)
+        row = run_cell(place, bench, cell, sizes, again=again)
         append_line(results, row)
         bench.make_room(row["version"])
         say(f"{cell.name}: {row['state']}, wins {row.get('wins')}, added loss {row.get('added_loss')}")

@@ -1,13 +1,17 @@
 """The cells of the table: which taste is taught by which recipe, with which votes. Pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from training.recipe import RECIPES, load_recipe, parse_recipe
 
 ALL = ("dpo", "robust_dpo", "kto", "online_dpo", "ppo", "grpo")
 OTHERS = ("kto", "online_dpo", "ppo", "grpo")
+REWARDED = ("online_dpo", "ppo", "grpo")
+"""Those that learn from a reward model."""
+CUT_OFF = ("no_lists", "polite")
+"""Tastes of which most taught answers end at the limit (97 and 54 %): their last token says nothing of the whole."""
 BEST = "best"
 """Stands for the best of OTHERS, once the cells that say so are there."""
 WRONG = 0.2
@@ -52,10 +56,17 @@ WITHOUT_KL = Cell(
 
 _KNOWN_RATE = {"flip_rate": WRONG}
 
+
+def make_cell(taste: str, recipe: str) -> Cell:
+    """A taste taught by a recipe as it is shipped; where answers are cut off, reward models look at every token."""
+    looks_at_all = taste in CUT_OFF and recipe in REWARDED
+    return Cell(f"{taste}:{recipe}", taste, recipe, changes={"reward": {"pooling": "mean"}} if looks_at_all else {})
+
+
 CELLS: tuple[Cell, ...] = (
-    *(Cell(f"{taste}:{recipe}", taste, recipe) for taste in ("short", "no_lists") for recipe in ALL),
+    *(make_cell(taste, recipe) for taste in ("short", "no_lists") for recipe in ALL),
     WITHOUT_KL,
-    *(Cell(f"polite:{recipe}", "polite", recipe) for recipe in ("dpo", "robust_dpo", BEST)),
+    *(make_cell("polite", recipe) for recipe in ("dpo", "robust_dpo", BEST)),
     Cell("short_flipped:dpo", "short", "dpo", WRONG),
     Cell("short_flipped:robust_dpo", "short", "robust_dpo", WRONG, _KNOWN_RATE),
     Cell(f"short_flipped:{BEST}", "short", BEST, WRONG),
@@ -79,6 +90,14 @@ def best_other(rows: Iterable[Row]) -> str | None:
             natural = all(row["added_loss"] <= MOST_ADDED_LOSS for row in done)
             found[recipe] = (natural, sum(row["wins"] for row in done))
     return max(found, key=lambda recipe: found[recipe]) if found else None
+
+
+def settled(cell: Cell, rows: Iterable[Row]) -> Cell | None:
+    """The cell with the best recipe in place of BEST; None while it is not known which that is."""
+    if cell.recipe != BEST:
+        return cell
+    best = best_other(rows)
+    return None if best is None else replace(cell, recipe=best, changes=make_cell(cell.taste, best).changes)
 
 
 def recipe_body(cell: Cell, smoke: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def taste_of(row: Row) -> str:
 
 
 def recipe_of(row: Row) -> str:
-    changes = ", ".join(f"{key} {value:g}" for key, value in flat(row["changes"]))
+    changes = ", ".join(f"{key} {value}" for key, value in flat(row["changes"]))
     return f"`{row['recipe']}`" + (f" with {changes}" if changes else "")
 
 

@@ -14,7 +14,7 @@ from feedback.jobs import Claim
 from feedback.policies import PolicyState
 from tests.training.stand_in_gateway import stand_in_gateway
 from tests.training.tiny_engine import TinyEngine
-from tests.training.workplace import LINE, Workplace, make_workplace
+from tests.training.workplace import LINE, Workplace
 from training.algorithms import AdapterRecipe, RolloutRecipe
 from training.base.model import SharedBase
 from training.errors import GatewayRefused, Stopped
@@ -41,13 +41,6 @@ class Calls:
     def __call__(self, version: str, messages: list[dict[str, Any]], seed: int, max_tokens: int) -> Sample:
         self.versions[version] += 1
         return self._sample(version, messages, seed, max_tokens)
-
-
-@pytest.fixture
-def place(tmp_path: Path, tiny_model: Path, tiny_tokens: ChatTokens, redis_url: str) -> Workplace:
-    made = make_workplace(tmp_path / "home", tiny_model, redis_url, "http://127.0.0.1:1", tiny_tokens)
-    made.vote(8)
-    return made
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,23 +16,11 @@ from feedback.jobs import JobState
 from feedback.keyspace import Keyspace
 from feedback.policies import Policy, PolicyState
 from tests.services import wait_until
-from tests.training.workplace import LINE, Workplace, make_workplace, trainer_pid
-from training.examples.tokens import ChatTokens
+from tests.training.workplace import LINE, Workplace, trainer_pid
 from training.settings import Settings
 from training.worker import runner
 from training.worker.place import own_cores
 from training.worker.runner import Runner
-
-
-@pytest.fixture
-def place(
-    tmp_path: Path, tiny_model: Path, tiny_tokens: ChatTokens, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> Workplace:
-    made = make_workplace(tmp_path / "home", tiny_model, redis_url, "http://127.0.0.1:1", tiny_tokens)
-    for name, value in made.environment().items():
-        monkeypatch.setenv(name, value)
-    made.vote(8)
-    return made
 
 
 def make_runner(place: Workplace, stop: threading.Event | None = None) -> Runner:
