@@ -109,10 +109,20 @@ def load_reward(folder: Path, base: SharedBase, tokens: ChatTokens, base_digest:
     return loaded.with_temperature(manifest["calibration"]["temperature"])
 
 
+def manifest_of(folder: Path) -> dict[str, Any] | None:
+    """What a folder says of the reward model in it; None when it holds none, or says it in no way that can be read."""
+    try:
+        manifest = read_json(folder / MANIFEST) if folder.is_dir() else None
+    except ValueError:
+        return None
+    is_whole = isinstance(manifest, dict) and manifest.get("format") == 1 and "calibration" in manifest
+    return manifest if is_whole else None
+
+
 def check_folder(folder: Path) -> dict[str, Any]:
     """The manifest of an exported reward model whose bytes are those it was named after."""
-    manifest = read_json(folder / MANIFEST) if folder.is_dir() else None
-    if not isinstance(manifest, dict) or manifest.get("format") != 1 or "calibration" not in manifest:
+    manifest = manifest_of(folder)
+    if manifest is None:
         raise RewardRefused(f"{folder} holds no exported reward model (a folder with {MANIFEST}, {RECIPE}, {TENSORS})")
     try:
         found = digest_of([folder / RECIPE, folder / TENSORS])

@@ -9,12 +9,11 @@ from training.algorithms import AnyRewardRecipe
 from training.base.model import SharedBase
 from training.examples.example import TokenPair
 from training.examples.tokens import ChatTokens
-from training.files import read_json
 from training.loops.experience import Scorer
 from training.loops.reward import train_reward
 from training.loops.steps import Watch
 from training.rewards.reading import read_pairs
-from training.rewards.reward_files import MANIFEST, Exported, RewardOrigin, check_folder, export_reward, load_reward
+from training.rewards.reward_files import Exported, RewardOrigin, check_folder, export_reward, load_reward, manifest_of
 from training.rewards.reward_model import Answered, Assessment, RewardModel, assess
 
 
@@ -68,7 +67,7 @@ def reward_model_once(
 def find_exported(folder: Path, job_id: str) -> Exported | None:
     """What a job has exported, checked against its digest. Hidden folders were left half-written by a kill."""
     for each in sorted(folder.glob("[!.]*")):
-        manifest = read_json(each / MANIFEST) if each.is_dir() else None
+        manifest = manifest_of(each)
         if manifest is not None and manifest["job_id"] == job_id:
             return Exported(each, check_folder(each))
     return None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.loops.test_preference import Notes
+from tests.training.loops.notes import Notes
 from tests.training.tiny import make_pairs, make_reward_recipe
 from training.base.loading import FP32, Precision
 from training.base.model import SharedBase
@@ -210,6 +210,18 @@ def test_an_export_that_a_kill_left_half_written_is_not_found_and_is_made_anew(
     assert exported(model, tiny_tokens, tmp_path / "models") == first
     assert find_exported(tmp_path / "models", "job-1") == first
     assert [path.name for path in (tmp_path / "models").iterdir()] == [first.folder.name]
+
+
+def test_another_jobs_damaged_manifest_stops_nobody_and_is_refused_by_name(
+    tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "models" / "reward-000000000000"
+    damaged.mkdir(parents=True)
+    (damaged / "manifest.json").write_text('{"format": 1, "job_')
+    first = exported(trained(tiny_model, tiny_tokens, tmp_path / "job"), tiny_tokens, tmp_path / "models")
+    assert find_exported(tmp_path / "models", "job-1") == first
+    with pytest.raises(RewardRefused, match="reward-000000000000 holds no exported reward model"):
+        check_folder(damaged)
 
 
 def test_a_changed_file_another_base_and_a_folder_of_something_else_are_refused(

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.services import ROOT, answers, free_port, offline, running
-from tests.training.loops.test_preference import Notes
+from tests.training.loops.notes import Notes
 from tests.training.tiny import TEMPLATE, make_pairs, make_reward_recipe, make_tokenizer
 from training.base.convert import model_digest
 from training.base.model import SharedBase
