@@ -160,7 +160,10 @@ def test_an_adapter_that_was_trained_otherwise_is_refused_by_its_log_probs(
     assert error_of(real_api.post(f"/operator/policies/{version}/promote", json=WHY), 409)["code"] == "adapter_refused"
 
 
-def test_callers_who_vanish_free_the_engine(real_gateway: Gateway, real_api: httpx.Client, engine: Any) -> None:
+@pytest.mark.parametrize("stream", [True, False])
+def test_callers_who_vanish_free_the_engine(
+    real_gateway: Gateway, real_api: httpx.Client, engine: Any, stream: bool
+) -> None:
     def busy() -> float:
         page = httpx.get(f"{engine.url}/metrics", timeout=30).text
         rows = [
@@ -168,19 +171,19 @@ def test_callers_who_vanish_free_the_engine(real_gateway: Gateway, real_api: htt
         ]
         return sum(float(line.rpartition(" ")[2]) for line in rows if "by_reason" not in line)
 
-    long = ask("Write a long story about a lighthouse.", max_tokens=1500, ignore_eos=True)
-    for stream in (True, False):
-        with ExitStack() as calls:
-            callers = [calls.enter_context(call_and_wait(real_gateway, {**long, "stream": stream})) for _ in range(4)]
-            heard = [b""] * len(callers)
+    heard = [b""] * 4
+    long = ask("Write a long story about a lighthouse.", max_tokens=1500, ignore_eos=True, stream=stream)
+    with ExitStack() as calls:
+        callers = [calls.enter_context(call_and_wait(real_gateway, long)) for _ in heard]
 
-            def taken(callers: list[socket.socket] = callers, heard: list[bytes] = heard) -> bool:
-                heard[:] = [before + said(caller) for before, caller in zip(heard, callers, strict=True)]
-                return busy() >= 4 or all(heard)
+        def taken() -> bool:
+            heard[:] = [before + said(caller) for before, caller in zip(heard, callers, strict=True)]
+            begun = sum(map(bool, heard))  # of whole answers those that have come to their end
+            return begun + (0 if stream else busy()) >= len(callers)
 
-            wait_until(taken, within_s=60, what=lambda heard=heard: f"four are answered; heard: {heard}")
-            assert busy() > 0, heard
-        wait_until(lambda: busy() == 0, within_s=10, what="the engine is idle")
+        wait_until(taken, within_s=60, what=lambda: f"all are in the engine; heard: {heard}")
+        assert busy() > 0, heard
+    wait_until(lambda: busy() == 0, within_s=10, what="the engine is idle")
 
 
 def call_and_wait(gateway: Gateway, body: dict[str, Any]) -> socket.socket:
