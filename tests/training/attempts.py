@@ -4,16 +4,14 @@ import threading
 from pathlib import Path
 
 from feedback.connection import connect
-from feedback.ids import LineName
 from feedback.jobs import JobRequest, JobStore
 from feedback.ledger import Ledger
 from feedback.registry import Registry
 from tests.services import Gateway
+from tests.training.workplace import LINE
 from training.sampling.gateway import Gateway as GatewayClient
 from training.settings import Settings
 from training.worker.attempt import Attempt
-
-LINE = LineName("burnish")
 
 
 def make_attempt(gateway: Gateway, model: Path, recipe: str, reason: str) -> Attempt:
