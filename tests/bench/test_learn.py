@@ -83,7 +83,9 @@ def test_the_best_of_the_others_wins_most_at_little_added_loss() -> None:
         for recipe, (wins, added) in figures.items()
     ]
     assert best_other(rows) == "online_dpo"
-    assert best_other(rows[:-1]) is None, "a cell is missing"
+    assert best_other(rows[:-1]) is None, "grpo could still win more"
+    assert best_other([*rows[:-1], {**rows[3], "added_loss": 0.2}]) == "online_dpo", "grpo added too much to win"
+    assert best_other([]) is None
     assert best_other([{**row, "added_loss": 1.0} for row in rows]) == "ppo"
     assert best_other([*rows, {**rows[1], "state": "failed"}]) == "grpo"
     assert set(figures) == set(OTHERS)

@@ -107,7 +107,7 @@ def run_cells(place: Place, cells: Sequence[Cell], sizes: Sizes, results: Path) 
     for planned in begun_first(place.home, cells):
         cell = settled(planned, read_lines(results))
         if cell is None:
-            say(f"{planned.name}: left out until short and no_lists have their cells")
+            say(f"{planned.name}: left out until short and no_lists have the cells that decide it")
             continue
         again = any(row["cell"] == cell.name for row in read_lines(results))
         row = run_cell(place, bench, cell, sizes, again=again)

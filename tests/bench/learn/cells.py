@@ -77,19 +77,23 @@ CELLS: tuple[Cell, ...] = (
 def best_other(rows: Iterable[Row]) -> str | None:
     """The recipe of OTHERS that won most on *short* and *no lists*, of those that added little loss on both.
 
-    None while a cell is missing; where all of them added too much, the one that won most.
+    None while a missing cell could still make another one the best, if it won every time; where all of them added too
+    much, the one that won most.
     """
     by_cell = {row["cell"]: row for row in rows}
-    found: dict[str, tuple[bool, float]] = {}
+    reached: dict[str, tuple[bool, float]] = {}
+    reachable: dict[str, tuple[bool, float]] = {}
     for recipe in OTHERS:
-        own = [by_cell.get(f"{taste}:{recipe}") for taste in ("short", "no_lists")]
-        if any(row is None for row in own):
-            return None
-        done = [row for row in own if row is not None and row["state"] == "done"]
-        if len(done) == len(own):
-            natural = all(row["added_loss"] <= MOST_ADDED_LOSS for row in done)
-            found[recipe] = (natural, sum(row["wins"] for row in done))
-    return max(found, key=lambda recipe: found[recipe]) if found else None
+        own = [by_cell[name] for taste in ("short", "no_lists") if (name := f"{taste}:{recipe}") in by_cell]
+        if any(row["state"] != "done" for row in own):
+            continue
+        natural = all(row["added_loss"] <= MOST_ADDED_LOSS for row in own)
+        wins, missing = sum(row["wins"] for row in own), 2 - len(own)
+        reachable[recipe] = (natural, wins + missing)
+        if not missing:
+            reached[recipe] = (natural, wins)
+    best = max(reached, key=lambda recipe: reached[recipe], default=None)
+    return None if best is None or max(reachable.values()) > reached[best] else best
 
 
 def settled(cell: Cell, rows: Iterable[Row]) -> Cell | None:
