@@ -20,6 +20,10 @@ def test_a_reward_model_is_told_with_its_interval() -> None:
     told = report_html({"reward_model": {"name": "reward-0123456789ab", "report": worth}})
     assert "right on 78% [62%, 89%] of 40 held-out votes; off by 0.06" in told
     assert "+0.30" in told
+    assert "head" not in told
+    heads = {"overall": worth, "harmless": {**worth, "pairs": 12}}
+    of_two = report_html({"reward_model": {"name": "reward-0123456789ab", "report": {**worth, "heads": heads}}})
+    assert "Its head harmless: right on 78% [62%, 89%] of 12 held-out votes" in of_two
     assert "no held-out votes" in report_html({"reward_model": {"name": "reward-0123456789ab", "report": None}})
 
 

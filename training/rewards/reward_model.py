@@ -147,16 +147,23 @@ def assess(
     held_out: Sequence[TokenPair],
     stopping: Callable[[], None] = lambda: None,
 ) -> Assessment:
-    """Fit the temperature on pairs of its own, and judge on others. Ties say nothing here and are left out."""
+    """Fit the temperature on pairs of its own, and judge on others; where there are several heads, each on its aspect
+    too (`heads`, those with a pair to judge by). Ties say nothing here and are left out."""
     decided, judged = [p for p in calibration if p.label > 0.5], [p for p in held_out if p.label > 0.5]
     fitted = fit_temperature([found.margin for found in model.preferences(decided, stopping)] if decided else [])
     if not judged:
         return Assessment(fitted, {"report": None})
     found = model.preferences(judged, stopping)
-    margins = [each.margin for each in found]
-    longer = [float(len(pair.chosen) - len(pair.rejected)) for pair in judged]
-    told = report(margins, longer, fitted.temperature).as_json()
-    told["spread"] = sum(each.spread for each in found) / len(found)
+
+    def told_of(places: Sequence[int]) -> dict[str, Any]:
+        longer = [float(len(judged[n].chosen) - len(judged[n].rejected)) for n in places]
+        told = report([found[n].margin for n in places], longer, fitted.temperature).as_json()
+        return {**told, "spread": sum(found[n].spread for n in places) / len(places)}
+
+    told = told_of(range(len(judged)))
+    if len(model.heads) > 1:
+        own = {head: [n for n, pair in enumerate(judged) if pair.aspect == head] for head in model.heads}
+        told["heads"] = {head: told_of(places) for head, places in own.items() if places}
     return Assessment(fitted, {"report": told})
 
 

@@ -29,7 +29,15 @@ def _reward_model(found: Mapping[str, Any]) -> list[str]:
     report = found.get("report")
     if not report:
         return [f"Reward model {found['name']}: no held-out votes to judge it by yet."]
+    heads = (report.get("heads") or {}).items()
+    return [
+        f"Reward model {found['name']}: {_worth(report)}.",
+        *(f"Its head {name}: {_worth(own)}." for name, own in heads),
+    ]
+
+
+def _worth(report: Mapping[str, Any]) -> str:
     right = f"right on {report['accuracy']:.0%} [{report['low']:.0%}, {report['high']:.0%}]"
     sure = f"off by {report['calibration_error']:.2f} in how sure it is"
     lean = f"its leaning to length {report['length_correlation']:+.2f}"
-    return [f"Reward model {found['name']}: {right} of {report['pairs']} held-out votes; {sure}; {lean}."]
+    return f"{right} of {report['pairs']} held-out votes; {sure}; {lean}"

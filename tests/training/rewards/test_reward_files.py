@@ -183,6 +183,26 @@ def test_the_manifest_reports_accuracy_calibration_and_length(
     assert math.isfinite(manifest["calibration"]["loss_after"])
 
 
+def test_each_of_several_heads_is_judged_by_the_pairs_of_its_aspect(
+    tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path
+) -> None:
+    heads = ["overall", "harmless", "honest"]
+    aspects = {"overall": 20, "harmless": 10}
+    pairs = make_pairs(tiny_tokens, 30)
+    base, recipe = SharedBase(tiny_model, torch.device("cpu"), FP32), make_reward_recipe(heads=heads)
+    taught = [replace(pair, aspect=heads[n % 3]) for n, pair in enumerate(pairs)]
+    members = train_reward(base, read_pairs(taught, recipe, tiny_tokens), recipe, tmp_path, Notes().watch())
+    model = RewardModel(base, tiny_tokens, recipe, members)
+    of_overall, of_harmless = pairs[:20], [replace(turned(pair), aspect="harmless") for pair in pairs[20:]]
+    report = assess(model, [], of_overall + of_harmless).as_json()["report"]
+    assert {name: told["pairs"] for name, told in report["heads"].items()} == aspects
+    for name, own in (("overall", of_overall), ("harmless", of_harmless)):
+        alone = assess(model, [], own).as_json()["report"]
+        assert report["heads"][name]["accuracy"] == alone["accuracy"]
+        assert report["heads"][name]["length_correlation"] == pytest.approx(alone["length_correlation"], abs=1e-5)
+    assert "heads" not in assess(trained(tiny_model, tiny_tokens, tmp_path / "one"), [], pairs).as_json()["report"]
+
+
 def test_exporting_the_same_again_leaves_what_is_there_and_tells_of_the_jobs_own_votes(
     tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path
 ) -> None:
