@@ -20,7 +20,7 @@ from training.by_recipe import Desk, make_reward_model, train_by
 from training.errors import GatewayRefused, ModelRefused, SettingsRefused
 from training.examples.context import within_context
 from training.examples.lessons import Lessons, Snapshot, draw_lessons
-from training.examples.replay import Replayed, load_replay
+from training.examples.replay import REPLAY, Replayed, load_replay
 from training.examples.tokens import ChatTokens
 from training.judging.evaluate import Judge, compare_on_votes, measure, summarise
 from training.judging.gate import Report, Verdict, judge
@@ -132,7 +132,7 @@ def told_with(report: Mapping[str, Any], replayed: Replayed) -> dict[str, Any]:
 
 def read_replay(settings: Settings, tokens: ChatTokens, recipe: Recipe) -> Replayed:
     """The text that the recipe replays, if it does. SettingsRefused when no file is named."""
-    if not isinstance(recipe, SftRecipe) or not recipe.shares.get("replay"):
+    if not isinstance(recipe, SftRecipe) or not recipe.shares.get(REPLAY):
         return Replayed()
     if settings.training.replay is None:
         raise SettingsRefused(

@@ -34,7 +34,7 @@ class SftRecipe(Training):
         default={"edit": 1.0},
         min_length=1,
         description="What to learn from, and in which proportion: edits, preferred and liked answers, and replayed "
-        "text of the base's own against forgetting. A share of 0 is as good as none.",
+        "general text against forgetting, drawn to its share of the rest. A share of 0 is as good as none.",
     )
     max_repeats: float = Field(
         default=4.0,

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +15,8 @@ from training.errors import PromptRefused, SettingsRefused
 from training.examples.example import TokenAnswer
 from training.examples.tokens import ChatTokens
 
+REPLAY: Final = "replay"
+"""The source of its rows."""
 MOST_TOKENS = 4 * 2**20
 """Tokens that are taken of a file, from its start: more than a job can use, and few enough to lie in memory."""
 
@@ -76,7 +79,7 @@ def _tokenise(row: _Row, number: int, tokens: ChatTokens) -> TokenAnswer:
         question="",
         prompt=tokens.prompt(row.messages),
         answer=tokens.answer(row.answer),
-        source="replay",
+        source=REPLAY,
     )
 
 

@@ -13,6 +13,7 @@ from training.algorithms import SftRecipe
 from training.base.model import SharedBase
 from training.examples.batches import Pass, make_pass, pack
 from training.examples.example import TokenAnswer
+from training.examples.replay import REPLAY
 from training.loops.steps import ENTROPY_EVERY, POLICY, Run, Watch, mean_weight, plan_steps, train
 
 
@@ -99,23 +100,30 @@ def mix(
 ) -> list[TokenAnswer]:
     """Examples in the proportion of their sources' shares, drawn from `seed`.
 
-    The source with the most examples for its share sets the size; the others are repeated to keep up, each at most
-    `most` times over (the cap), so that a few edits are not learned by heart.
+    Of what people said, the source with the most examples for its share sets the size; the others are repeated to keep
+    up, each at most `most` times over (the cap), so that a few edits are not learned by heart. Replayed text is drawn
+    to its share of what that makes, however much of it there is.
     """
     by_source: dict[str, list[TokenAnswer]] = {}
     for each in demonstrations:
         if shares.get(each.source, 0) > 0:
             by_source.setdefault(each.source, []).append(each)
-    if not by_source:
-        return []
-    scale = max(len(found) / shares[source] for source, found in by_source.items())
+    replayed = by_source.pop(REPLAY, [])
+    scale = max((len(found) / shares[source] for source, found in by_source.items()), default=0.0)
     mixed: list[TokenAnswer] = []
     for source, found in sorted(by_source.items()):
-        wanted = round(min(shares[source] * scale, most * len(found)))
-        chance = random.Random(f"{seed}/{source}")
-        whole, rest = divmod(wanted, len(found))
-        mixed += found * whole + chance.sample(found, rest)
-    return mixed
+        mixed += draw(found, min(shares[source] * scale, most * len(found)), f"{seed}/{source}")
+    if not replayed:
+        return mixed
+    said = sum(shares[source] for source in by_source)
+    wanted = len(mixed) * shares[REPLAY] / said if said else len(replayed)
+    return mixed + draw(replayed, min(wanted, most * len(replayed)), f"{seed}/{REPLAY}")
+
+
+def draw(found: Sequence[TokenAnswer], wanted: float, seed: str) -> list[TokenAnswer]:
+    """So many of them: each as often as goes evenly, and the rest by chance."""
+    whole, rest = divmod(round(wanted), len(found))
+    return [*found] * whole + random.Random(seed).sample(found, rest)
 
 
 def pack_answers(answers: Sequence[TokenAnswer], recipe: SftRecipe) -> list[AnswerPass]:

@@ -94,3 +94,21 @@ def test_sources_are_mixed_by_their_shares_with_a_cap(
     assert Counter(each.source for each in mixed) == expected
     assert {each.event_id for each in mixed if each.source == "edit"} == {f"edit-{i}" for i in range(6)}
     assert mixed == mix([*named("edit", 6), *named("preferred", 20)], shares, most, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("n_edits", "n_replayed", "share", "expected"),
+    [
+        (10, 500, 1.0, {"edit": 10, "replay": 10}),
+        (10, 500, 0.5, {"edit": 10, "replay": 5}),
+        (10, 2, 1.0, {"edit": 10, "replay": 4}),  # each twice over at most
+        (0, 500, 1.0, {"replay": 500}),
+    ],
+)
+def test_replayed_text_keeps_to_its_share_however_much_there_is(
+    n_edits: int, n_replayed: int, share: float, expected: dict[str, int]
+) -> None:
+    shown = [*named("edit", n_edits), *named("replay", n_replayed)]
+    mixed = mix(shown, {"edit": 1.0, "replay": share}, 2.0, seed=0)
+    assert Counter(each.source for each in mixed) == expected
+    assert len(set(mixed)) == min(n_edits, expected.get("edit", 0)) + min(n_replayed, expected["replay"])
