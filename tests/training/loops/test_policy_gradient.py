@@ -16,8 +16,8 @@ from training.base.model import SharedBase
 from training.errors import EngineMismatch, Stopped
 from training.examples.batches import Item, make_pass
 from training.examples.tokens import ChatTokens
-from training.loops.experience import load_experience
-from training.loops.policy_gradient import Lesson, Rounds, learn_lesson, together
+from training.loops.experience import Experience, Part, load_experience
+from training.loops.policy_gradient import Lesson, Rounds, advantages, learn_lesson, make_lessons, together
 from training.loops.steps import POLICY
 from training.recipe import parse_recipe
 from training.rewards.reward_model import Answered
@@ -113,15 +113,62 @@ def test_tokens_weigh_by_what_the_engine_said_of_them(bench: Bench) -> None:
     assert notes.points[-1]["importance"] == pytest.approx(1.5)
 
 
-def test_a_larger_kl_weight_keeps_the_policy_nearer_to_the_base(bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("algorithm", KINDS)
+def test_a_larger_kl_weight_keeps_the_policy_nearer_to_the_base(bench: Bench, tmp_path: Path, algorithm: str) -> None:
     ends = []
     for number, weight in enumerate((0.0, 2.0)):
         bench.folder = tmp_path / str(number)
         notes = Notes()
         sizes = {"rounds": 6, "prompts": 6, "answers": 4}
-        bench.train(make("grpo", kl_weight=weight, rollouts=sizes, optimizer={"learning_rate": 1e-2}), notes)
+        bench.train(make(algorithm, kl_weight=weight, rollouts=sizes, optimizer={"learning_rate": 1e-2}), notes)
         ends.append(notes.points[-1]["kl"])
     assert ends[1] < ends[0] / 2
+
+
+SCORED = Experience(
+    parts=(Part(Item((1,), ((2, 3), (4,))), group=0), Part(Item((5,), ((6,), (7,))), group=1)),
+    reward_N=torch.tensor([3.0, 1.0, 2.0, 0.0]),
+    cut_N=torch.zeros(4),
+    old_S=torch.tensor([-0.9, -0.7, -0.8, -1.0, -1.1]),
+    engine_S=torch.full((5,), -1.0),
+    reference_S=torch.full((5,), -1.0),
+    value_S=torch.tensor([0.2, 0.4, 0.0, 0.5, 0.1]),
+)
+"""Two prompts with two answers each; log-ratios to the base of 0.1, 0.3 | 0.2 | 0 | -0.1."""
+SCALE = torch.tensor([1.0, 2.0])
+"""Makes the scores 1, 0, 0.5, -0.5."""
+
+
+def test_ppo_estimates_advantages_of_rewards_with_kl_at_every_token() -> None:
+    recipe = make("ppo", discount=0.9, trace=0.5)
+    advantage_S, return_S = advantages(SCORED, recipe, 0.5, SCALE)
+    # Rewards: -0.05, 1 - 0.15 | -0.1 | 0.5 | -0.5 + 0.05. Of the first answer's two tokens, the second is 0.85 - 0.4
+    # ahead of its value, the first -0.05 + 0.9·0.4 - 0.2 and 0.9·0.5 of that.
+    ahead_S = torch.tensor([0.11 + 0.45 * 0.45, 0.45, -0.1, 0.0, -0.55])
+    torch.testing.assert_close(return_S, ahead_S + SCORED.value_S)
+    torch.testing.assert_close(advantage_S, (ahead_S - 0.0225) / math.sqrt(0.122025))
+
+
+def test_rloo_takes_the_whole_answers_kl_from_its_score_and_the_others_mean_from_that() -> None:
+    advantage_S, _ = advantages(SCORED, make("rloo"), 0.5, SCALE)
+    # Held scores: 1 - 0.2, 0 - 0.1 | 0.5, -0.5 + 0.05.
+    torch.testing.assert_close(advantage_S, torch.tensor([0.9, 0.9, -0.9, 0.95, -0.95]))
+
+
+@pytest.mark.parametrize(("by_spread", "size"), [(False, 0.5), (True, math.sqrt(0.5))])
+def test_grpo_compares_scores_without_kl_within_a_prompt(by_spread: bool, size: float) -> None:
+    advantage_S, _ = advantages(SCORED, make("grpo", by_spread=by_spread), 0.5, SCALE)
+    torch.testing.assert_close(advantage_S, torch.tensor([size, size, -size, size, -size]), atol=1e-3, rtol=0)
+
+
+def test_every_part_gets_its_own_tokens_columns() -> None:
+    recipe = make("rloo")
+    first, second = make_lessons(SCORED, recipe, 0.5, SCALE)
+    advantage_S, _ = advantages(SCORED, recipe, 0.5, SCALE)
+    assert (first.items, second.items) == ((SCORED.parts[0].item,), (SCORED.parts[1].item,))
+    for name, column_S in (("old_S", SCORED.old_S), ("value_S", SCORED.value_S), ("advantage_S", advantage_S)):
+        assert torch.equal(first.columns[name], column_S[:3])
+        assert torch.equal(second.columns[name], column_S[3:])
 
 
 def test_the_adaptive_controller_moves_the_kl_weight_towards_its_target(bench: Bench) -> None:
