@@ -138,6 +138,13 @@ class OnlinePreferenceRecipe(OnPolicy):
     least_margin: float = Field(default=0.0, ge=0, le=100, description="Least difference in reward within a pair.")
     votes_share: float = Field(default=0.5, ge=0, lt=1, description="Weight of people's votes in each round.")
 
+    @field_validator("rollouts")
+    @classmethod
+    def _begins_where_the_round_before_ended(cls, rollouts: RolloutRecipe) -> RolloutRecipe:
+        if rollouts.ahead:
+            raise ValueError("rollouts.ahead = true is for ppo, rloo and grpo, which weigh older answers; leave it out")
+        return rollouts
+
     @property
     def adapter(self) -> AdapterRecipe:
         return self.loss.adapter

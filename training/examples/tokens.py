@@ -13,6 +13,7 @@ from training.errors import EndMismatch, ModelRefused, PromptRefused, TokenMisma
 TokenIds = tuple[int, ...]
 
 _PROBE = "Burnish"
+_BROKEN = "\ufffd"
 _BILLING_HEADER = "x-anthropic-billing-header"
 """vLLM drops a line of a system message that starts so: it changes with every request."""
 
@@ -45,8 +46,11 @@ class ChatTokens:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def answer(self, text: str) -> TokenIds:
-        """The ids of a whole answer that a person wrote, the end token included."""
-        return (*self._tokenizer.encode(text, add_special_tokens=False), self.end_id)
+        """The ids of a whole answer that a person wrote, the end token included.
+
+        The name of a special token in it is text like any other: no answer says where a turn ends.
+        """
+        return (*self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True), self.end_id)
 
     def again(self) -> TokenIds:
         """The ids between one answer's end token and another answer right after it, as the template writes them."""
@@ -94,8 +98,11 @@ class ChatTokens:
         )
 
     def is_faithful(self, text: str, engine_ids: Sequence[int]) -> bool:
-        """Whether `engine_ids` say `text`: an answer cut by a stop string holds more tokens than were shown."""
-        return self.text(engine_ids).strip() == text.strip()
+        """Whether `engine_ids` say `text`: an answer cut by a stop string holds more tokens than were shown.
+
+        Of a character whose bytes were cut in two the engine shows nothing, and the ids a sign that it is broken.
+        """
+        return self.text(engine_ids).rstrip(_BROKEN).strip() == text.rstrip(_BROKEN).strip()
 
     def _says_one(self, answer_ids: Sequence[int], stops: Sequence[str | int]) -> bool:
         """Whether a stop string stands in the ids' text. Before the last token it would have ended the answer there."""

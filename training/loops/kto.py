@@ -129,7 +129,7 @@ def learn_pass(
 
 def pack_thumbs(thumbs: Sequence[TokenAnswer], recipe: KtoRecipe) -> list[ThumbPass]:
     """Thumbs in passes of at most `pass_tokens`, each with its stray."""
-    strays = make_strays(thumbs)
+    strays = make_strays(thumbs, recipe.max_example_tokens)
     longest = [max(thumb.item.n_tokens, stray.n_tokens) for thumb, stray in zip(thumbs, strays, strict=True)]
     return [
         make_thumb_pass([thumbs[i] for i in group], [strays[i] for i in group])
@@ -137,12 +137,13 @@ def pack_thumbs(thumbs: Sequence[TokenAnswer], recipe: KtoRecipe) -> list[ThumbP
     ]
 
 
-def make_strays(thumbs: Sequence[TokenAnswer]) -> list[Item]:
+def make_strays(thumbs: Sequence[TokenAnswer], max_tokens: int) -> list[Item]:
     """Every thumb's prompt with an answer to another prompt, each answer once: that of the thumb before it where all
     prompts differ.
 
     Thumbs of one prompt are laid together, and the answers move on by the largest such group: both sides of a
-    comparison would else stray to each other. Where one prompt has more than half the thumbs, some stay with it.
+    comparison would else stray to each other. Where one prompt has more than half the thumbs, some stay with it. What
+    is longer than `max_tokens` with its new prompt is cut.
     """
     by_prompt: dict[TokenIds, list[int]] = {}
     for i, thumb in enumerate(thumbs):
@@ -150,7 +151,7 @@ def make_strays(thumbs: Sequence[TokenAnswer]) -> list[Item]:
     order = [i for group in by_prompt.values() for i in group]
     shift = max(map(len, by_prompt.values()), default=0)
     taken = {i: thumbs[order[place - shift]].answer for place, i in enumerate(order)}
-    return [Item(thumb.prompt, (taken[i],)) for i, thumb in enumerate(thumbs)]
+    return [Item(thumb.prompt, (taken[i][: max(1, max_tokens - len(thumb.prompt))],)) for i, thumb in enumerate(thumbs)]
 
 
 def make_thumb_pass(thumbs: Sequence[TokenAnswer], strays: Sequence[Item]) -> ThumbPass:

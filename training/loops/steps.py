@@ -78,8 +78,8 @@ class Step:
 class Run:
     """One run of the optimizer. `name` says what is run, so that another run's checkpoints are not taken up.
 
-    `most_loss`: the run has diverged when a step's loss exceeds so many times the first step's, at least 1. `crew`:
-    the processes that make it together; the first of them keeps the checkpoints.
+    `most_loss`: the run has diverged when a step's loss is more than so many times the first step's, at least 1, on
+    either side of 0. `crew`: the processes that make it together; the first of them keeps the checkpoints.
     """
 
     name: str
@@ -214,13 +214,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def check_converging(point: Point, number: int, first_loss: float, run: Run) -> None:
-    """Diverged when a number of the step is none, or its loss is far above the first one."""
+    """Diverged when a number of the step is none, or its loss is far off the first one."""
     settings = run.optimizer
     change = f"Lower optimizer.learning_rate (now {settings.learning_rate:g})"
     if odd := [name for name, value in point.items() if not math.isfinite(value)]:
         raise Diverged(f"step {number + 1}: {odd[0]} is {point[odd[0]]}. {change}")
     most = run.most_loss * max(1.0, abs(first_loss))
-    if point["loss"] > most:
+    if abs(point["loss"]) > most:  # robust losses have no lower bound
         raise Diverged(f"step {number + 1}: the loss is {point['loss']:.3g}, it began at {first_loss:.3g}. {change}")
 
 

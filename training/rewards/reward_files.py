@@ -99,12 +99,7 @@ def load_reward(folder: Path, base: SharedBase, tokens: ChatTokens, base_digest:
 
     RewardRefused when the folder is none or was trained on another base, AdapterDamaged when its bytes changed.
     """
-    manifest = check_folder(folder)
-    if manifest["base_digest"] != base_digest:
-        raise RewardRefused(
-            f"{folder.name} was trained on base {manifest['base_digest'][:12]}, this one is {base_digest[:12]}; "
-            "point BURNISH_MODEL_PATH at its base, or train a reward model on this one"
-        )
+    manifest = check_made_for(folder, base_digest)
     loaded = _adopt(folder, base, tokens, manifest["name"])
     return loaded.with_temperature(manifest["calibration"]["temperature"])
 
@@ -132,6 +127,17 @@ def check_folder(folder: Path) -> dict[str, Any]:
         raise AdapterDamaged(
             f"{folder.name}: its files have digest {found[:12]}, it was exported with {manifest['digest'][:12]}; "
             "restore the folder or train it again"
+        )
+    return manifest
+
+
+def check_made_for(folder: Path, base_digest: str) -> dict[str, Any]:
+    """The manifest of a reward model for this base. Raises what `load_reward` does, before anything is loaded."""
+    manifest = check_folder(folder)
+    if manifest["base_digest"] != base_digest:
+        raise RewardRefused(
+            f"{folder.name} was trained on base {manifest['base_digest'][:12]}, this one is {base_digest[:12]}; "
+            "point BURNISH_MODEL_PATH at its base, or train a reward model on this one"
         )
     return manifest
 

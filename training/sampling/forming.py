@@ -24,9 +24,12 @@ def by_rejection(rewards: Sequence[float], temperature: float, chance: torch.Gen
     """
     accepted: list[int] = []
     left = list(range(len(rewards)))
-    while len(accepted) < max(2, len(rewards) // 2) and left:
+    enough = max(2, len(rewards) // 2)
+    while len(accepted) < enough and left:
         most = max(rewards[i] for i in left)
         for i in [left[j] for j in torch.randperm(len(left), generator=chance).tolist()]:
+            if len(accepted) == enough:
+                break
             if float(torch.rand((), generator=chance)) < math.exp((rewards[i] - most) / temperature):
                 accepted.append(i)
                 left.remove(i)
@@ -66,9 +69,11 @@ def _chosen(
 def mix(votes: Sequence[TokenPair], own: Sequence[TokenPair], votes_share: float) -> list[TokenPair]:
     """People's votes, and the policy's own pairs at such a weight that the votes have `votes_share` of all of it.
 
-    Without one or the other, what there is.
+    Without one or the other, what there is; no votes at all where their share is 0.
     """
-    if not votes or not own or not votes_share:
+    if not votes_share:
+        return list(own)
+    if not votes or not own:
         return list(own) or list(votes)
     said = sum(pair.weight for pair in votes)
     weight = said * (1 - votes_share) / votes_share / len(own)

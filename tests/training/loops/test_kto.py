@@ -73,27 +73,33 @@ def test_a_stopped_run_ends_with_the_same_adapter_as_an_unbroken_one(
 def test_every_answer_strays_once_and_to_another_prompt(tiny_tokens: ChatTokens) -> None:
     # Both sides of a pair lie next to each other, and three prompts come twice; no two answers are the same.
     thumbs = [replace(thumb, answer=(*thumb.answer, i)) for i, thumb in enumerate(make_thumbs(tiny_tokens))]
-    strays = make_strays(thumbs)
+    strays = make_strays(thumbs, 2048)
     assert [stray.prompt for stray in strays] == [thumb.prompt for thumb in thumbs]
     assert sorted(stray.answers[0] for stray in strays) == sorted(thumb.answer for thumb in thumbs)
     own = {(thumb.prompt, thumb.answer) for thumb in thumbs}
     assert not own & {(stray.prompt, stray.answers[0]) for stray in strays}
 
 
+def test_a_stray_is_no_longer_than_an_example_may_be() -> None:
+    thumbs = [TokenAnswer(f"e{n}", "", (n,) * n, (7,) * (100 - n)) for n in (20, 90)]
+    strays = make_strays(thumbs, 100)
+    assert [stray.n_tokens for stray in strays] == [30, 100]
+
+
 def test_where_all_prompts_differ_a_stray_is_the_answer_of_the_thumb_before(tiny_tokens: ChatTokens) -> None:
     thumbs = [replace(thumb, prompt=(*thumb.prompt, i)) for i, thumb in enumerate(make_thumbs(tiny_tokens))]
-    assert make_strays(thumbs) == [Item(thumb.prompt, (thumbs[i - 1].answer,)) for i, thumb in enumerate(thumbs)]
+    assert make_strays(thumbs, 2048) == [Item(thumb.prompt, (thumbs[i - 1].answer,)) for i, thumb in enumerate(thumbs)]
 
 
 @pytest.mark.parametrize("n_thumbs", [0, 1, 5])
 def test_answers_to_one_prompt_alone_stray_among_themselves(tiny_tokens: ChatTokens, n_thumbs: int) -> None:
     thumbs = [replace(thumb, prompt=(1, 2)) for thumb in make_thumbs(tiny_tokens)[:n_thumbs]]
-    assert sorted(stray.answers[0] for stray in make_strays(thumbs)) == sorted(thumb.answer for thumb in thumbs)
+    assert sorted(stray.answers[0] for stray in make_strays(thumbs, 2048)) == sorted(thumb.answer for thumb in thumbs)
 
 
 def test_a_pass_keeps_its_thumbs_and_their_strays_together(tiny_tokens: ChatTokens) -> None:
     thumbs = make_thumbs(tiny_tokens)
-    strays = make_strays(thumbs)
+    strays = make_strays(thumbs, 2048)
     for each in pack_thumbs(thumbs, make_kto_recipe()):
         assert list(each.strays) == [strays[thumbs.index(thumb)] for thumb in each.thumbs]
 

@@ -70,7 +70,10 @@ def test_other_errors_of_torch_are_not_taken_for_lack_of_memory(tmp_path: Path) 
         train(make_parameters(), 3, learn, make_run(tmp_path), QUIET)
 
 
-@pytest.mark.parametrize(("losses", "says"), [((0.7, 11.0), "began at 0.7"), ((0.7, float("nan")), "loss is nan")])
+@pytest.mark.parametrize(
+    ("losses", "says"),
+    [((0.7, 11.0), "began at 0.7"), ((0.7, -11.0), "the loss is -11"), ((0.7, float("nan")), "loss is nan")],
+)
 def test_a_loss_that_runs_away_stops_the_run_and_keeps_the_last_good_checkpoint(
     tmp_path: Path, losses: tuple[float, float], says: str
 ) -> None:
