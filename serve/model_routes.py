@@ -22,7 +22,7 @@ def model_routes(watch: LedgerWatch, shelf: Shelf) -> APIRouter:
         view, operator = watch.current(), caller_of(request).is_operator
         newest_first = sorted(view.policies.values(), key=lambda policy: -policy.counter)
         cards = [_card(view, policy) for policy in newest_first if _is_listed(policy, shelf, operator)]
-        return {"object": "list", "data": [_line_card(view), *cards]}
+        return {"object": "list", "data": [{**card, **_context(shelf)} for card in (_line_card(view), *cards)]}
 
     @router.get("/v1/models/{model}")
     @needs(Scope.chat)
@@ -33,10 +33,10 @@ def model_routes(watch: LedgerWatch, shelf: Shelf) -> APIRouter:
         except UnknownPolicy as error:
             raise ModelNotFound(str(error), param="model") from error
         if model == view.line:
-            return _line_card(view)
+            return {**_line_card(view), **_context(shelf)}
         if not _is_listed(policy, shelf, operator):
             raise ModelNotFound(f"{policy.version} is {policy.state} and not loaded", param="model")
-        return _card(view, policy)
+        return {**_card(view, policy), **_context(shelf)}
 
     return router
 
@@ -46,6 +46,11 @@ def _is_listed(policy: Policy, shelf: Shelf, operator: bool) -> bool:
     if policy.adapter is None:
         return True
     return shelf.is_loaded(policy) and (operator or policy.state not in UNSERVED)
+
+
+def _context(shelf: Shelf) -> dict[str, int]:
+    """The engine's context in tokens under vLLM's own name for it; nothing while there is no engine."""
+    return {"max_model_len": shelf.models.max_model_len} if shelf.models else {}
 
 
 def _line_card(view: RegistryView) -> dict[str, Any]:

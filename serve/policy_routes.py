@@ -23,6 +23,12 @@ class Why(BaseModel):
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
 
 
+class Promote(Why):
+    """`over`: the version that is to be live until now, where that is what the decision rests on."""
+
+    over: Version | None = None
+
+
 def policy_routes(watch: LedgerWatch, shelf: Shelf, promotion: Promotion, registry: Registry) -> APIRouter:
     router = APIRouter(prefix="/operator", tags=["operator"])
 
@@ -40,8 +46,9 @@ def policy_routes(watch: LedgerWatch, shelf: Shelf, promotion: Promotion, regist
 
     @router.post("/policies/{version}/promote")
     @needs(Scope.operator)
-    async def promote(request: Request, version: str, why: Why) -> dict[str, Any]:
-        return _standing(await promotion.promote(Version(version), actor=_actor(request), reason=why.reason))
+    async def promote(request: Request, version: str, why: Promote) -> dict[str, Any]:
+        actor = _actor(request)
+        return _standing(await promotion.promote(Version(version), actor=actor, reason=why.reason, over=why.over))
 
     @router.post("/policies/{version}/withdraw")
     @needs(Scope.operator)

@@ -27,15 +27,20 @@ class Promotion:
     swap: Swap
     metrics: Metrics
 
-    async def promote(self, version: Version, *, actor: str, reason: str) -> RegistryView:
-        """Verifies a candidate on the engine, then makes it live.
+    async def promote(self, version: Version, *, actor: str, reason: str, over: Version | None = None) -> RegistryView:
+        """Verifies a candidate on the engine, then makes it live; in the place of `over` alone, where that is named.
 
-        Conflict when its state does not allow it or the engine does not serve what was trained, StaleRegistry when
-        another version went live meanwhile, EngineUnavailable when there is no engine to verify it on.
+        Conflict when its state does not allow it, another version than `over` is live, or the engine does not serve
+        what was trained; StaleRegistry when another version went live meanwhile, EngineUnavailable when there is no
+        engine to verify it on.
         """
         # Held until the new view is in force: by the old one the swap may not want it, and would take it down.
         with self.swap.held(version):
             view = await asyncio.to_thread(self.registry.view)
+            if over not in (None, view.live):
+                raise Conflict(
+                    f"{version} was to be promoted over {over}, but {view.live} is live now", code="move_refused"
+                )
             await self._verify(view, version)
             return await self._make_live(view, version, actor=actor, reason=reason)
 

@@ -20,6 +20,7 @@ from training.algorithms import (
 )
 from training.base.model import SharedBase
 from training.errors import TooFewPrompts
+from training.examples.asked import Prompt, with_room
 from training.examples.example import TokenAnswer, TokenPair
 from training.examples.lessons import Lessons
 from training.examples.tokens import ChatTokens
@@ -91,15 +92,11 @@ def train_on_policy(recipe: OnlinePreferenceRecipe | PolicyGradientRecipe, desk:
     attempt.
     """
     attempt, watch = desk.attempt, desk.watch.between(_REWARD_SHARE, 1)
-    if not desk.lessons.asked:
-        raise TooFewPrompts(
-            "no prompt is left that the policy could answer: those voted on are held out or longer than the engine "
-            "takes; wait for votes on others"
-        )
+    prompts = askable(recipe, desk)
     exported = reward_for(recipe, desk)
     base_digest = attempt.job.base_digest
     reward = scorer_of(exported, desk.model, desk.tokens, base_digest, watch)
-    asked = Asked(desk.lessons.asked, recipe.rollouts, recipe.seed)
+    asked = Asked(prompts, recipe.rollouts, recipe.seed)
     rollouts = EngineRollouts(attempt, desk.model, desk.tokens, asked, origin)
     own, shared = {"rollouts": rollouts, "reward": reward}, replace(desk, watch=watch)
     if isinstance(recipe, OnlinePreferenceRecipe):
@@ -107,6 +104,23 @@ def train_on_policy(recipe: OnlinePreferenceRecipe | PolicyGradientRecipe, desk:
     else:
         shared.together(train_policy_gradient, own, recipe=recipe)
     rollouts.end()
+
+
+def askable(recipe: OnPolicy, desk: Desk) -> list[Prompt]:
+    """The prompts that the policy is to answer. TooFewPrompts when the engine has room for none of them."""
+    asked, most = desk.lessons.asked, recipe.rollouts.max_tokens
+    context_tokens = desk.attempt.gateway.context_tokens()
+    if found := with_room(asked, desk.tokens, context_tokens, most):
+        return found
+    if asked:
+        raise TooFewPrompts(
+            f"none of {len(asked)} prompts leaves room for an answer of rollouts.max_tokens = {most} in the engine's "
+            f"context of {context_tokens} tokens; lower it, or wait for votes on shorter ones"
+        )
+    raise TooFewPrompts(
+        "no prompt is left that the policy could answer: those voted on are held out or too long; wait for votes on "
+        "others"
+    )
 
 
 def reward_for(recipe: OnPolicy, desk: Desk) -> Path:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from feedback.events import turns_named
-from feedback.ids import BASE_VERSION
+from feedback.ids import BASE_VERSION, Version
 from feedback.policies import Policy, PolicyState, RegistryView
 from training.algorithms import AnyRewardRecipe, OnPolicy, PolicyRecipe, Recipe, SftRecipe
 from training.base.loading import load_chat_tokens, read_context_tokens
@@ -67,7 +67,7 @@ def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
     lessons = draw_lessons(read_snapshot(attempt), tokens, recipe, replayed.rows)
     attempt.report["pairs"] = told_with(lessons.report, replayed)
     attempt.stage("loading the model", 0.03)
-    bench = Bench(place_model(), tokens, lessons, Samples(attempt, lessons.prompts))
+    bench = Bench(place_model(), tokens, lessons, Samples(attempt, lessons.prompts, tokens))
 
     if isinstance(recipe, AnyRewardRecipe):
         reward_once(attempt, bench, recipe)
@@ -253,12 +253,17 @@ def decide(gate: Report, settings: Settings) -> str:
 def promote_once(attempt: Attempt, policy: Policy) -> None:
     """Ask the gateway to make a candidate live, when the gate's decision says so and nothing moved meanwhile."""
     gate = policy.gate or {}
+    if policy.state is PolicyState.live:  # an earlier attempt got so far
+        attempt.report["promotion"] = "done"
+        attempt.stage("closing", 0.99)
+        return
     if policy.state is not PolicyState.candidate or gate.get("decision") != "promote":
         attempt.report["promotion"] = f"not asked for: {policy.version} is {policy.state}, {gate.get('decision')}"
         attempt.stage("closing", 0.99)
         return
     live = patiently(attempt.registry.view).live
-    if live != gate["compared_with"]:
+    over = Version(gate["compared_with"])
+    if live != over:
         attempt.report["promotion"] = (
             f"not asked for: {live} went live after {policy.version} was compared with {gate['compared_with']}; "
             "promote it by hand, or train again"
@@ -267,9 +272,9 @@ def promote_once(attempt: Attempt, policy: Policy) -> None:
         return
     attempt.stage("going live", 0.97)
     try:
-        attempt.gateway.promote(policy.version, f"gate {gate['verdict']}: {gate['summary']}"[:1000])
+        attempt.gateway.promote(policy.version, f"gate {gate['verdict']}: {gate['summary']}"[:1000], over=over)
         attempt.report["promotion"] = "done"
     except GatewayRefused as error:
-        if patiently(attempt.registry.view).live != policy.version:  # else an earlier call went through unanswered
-            attempt.report["promotion"] = f"refused: {error}"
+        went_through = patiently(attempt.registry.view).live == policy.version  # by an earlier call, unanswered
+        attempt.report["promotion"] = "done" if went_through else f"refused: {error}"
     attempt.stage("closing", 0.99)

@@ -42,8 +42,8 @@ def wait_loaded(api: httpx.Client, version: Version, state: str = "loaded") -> N
     wait_until(lambda: load_of(api, version).get("state") == state, within_s=10, what=f"{version} is {state}")
 
 
-def promote(api: httpx.Client, version: Version) -> httpx.Response:
-    return api.post(f"/operator/policies/{version}/promote", json=WHY)
+def promote(api: httpx.Client, version: Version, **more: str) -> httpx.Response:
+    return api.post(f"/operator/policies/{version}/promote", json={**WHY, **more})
 
 
 def live_now(api: httpx.Client) -> str:
@@ -80,6 +80,7 @@ def test_a_draft_is_loaded_and_answers_operators_only(
     name = f"burnish@{version}"
     listed = [model["id"] for model in api.get("/v1/models").json()["data"]]
     assert listed == ["burnish", name, "burnish@v0000-base"]
+    assert {model["max_model_len"] for model in api.get("/v1/models").json()["data"]} == {MAX_MODEL_LEN}
     assert api.get(f"/v1/models/{name}").json()["parent"] == "burnish@v0000-base"
     for model in (name, "burnish@v0001", version):
         answer = api.post(CHAT, json=ask(model=model)).json()
@@ -113,6 +114,21 @@ def test_promotion_and_rollback_move_the_very_next_request(
     assert actions[:2] == [("withdraw", "a test"), ("rollback", "a test")]
     assert all(entry["actor"] for entry in api.get("/operator/audit").json()["audit"])
     assert error_of(promote(api, two), 409)["code"] == "move_refused"
+
+
+def test_a_promotion_over_another_version_than_the_live_one_is_refused(
+    api: httpx.Client, publisher: Publisher, two_adapters: tuple[Path, Path]
+) -> None:
+    one, two = (publisher.publish(folder) for folder in two_adapters)
+    for version in (one, two):
+        wait_loaded(api, version)
+    assert promote(api, one, over="v0000-base").status_code == 200
+    refused = error_of(promote(api, two, over="v0000-base"), 409)
+    assert refused["code"] == "move_refused"
+    assert f"over v0000-base, but {one} is live now" in refused["message"]
+    assert live_now(api) == one
+    assert promote(api, two, over=one).status_code == 200
+    assert live_now(api) == two
 
 
 def test_an_answer_keeps_the_version_it_began_with(

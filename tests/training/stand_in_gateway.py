@@ -1,6 +1,6 @@
 """A stand-in for the gateway where no engine is needed: every version answers the same, promotions are real.
 
-Speaks the five calls that training makes, on a real registry. The first request to each version is answered as by an
+Speaks the six calls that training makes, on a real registry. The first request to each version is answered as by an
 engine that has just lost it: 404, and the version counts as not loaded the next time its state is asked for.
 """
 
@@ -23,6 +23,8 @@ ANSWERS = ("Yes, of course.", "That is a good question.", "I would say no.", "Wa
 
 Sampler = Callable[[str, list[dict[str, Any]], int, int], Sample]
 """Samples from a version: its name, messages, a seed, the most tokens."""
+Said = tuple[int, dict[str, Any]]
+"""A status code and a body."""
 
 
 class _Engine:
@@ -83,67 +85,93 @@ def logprob_at(position: int) -> float:
     return -0.25 * (position + 1)
 
 
+class StandIn:
+    """What the stand-in says: to GET by `look`, to POST by `take`; a status and a body each."""
+
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        answers_as: str | None = None,
+        troubles: Sequence[int] = (404,),
+        sampler: Sampler | None = None,
+        lost_logprobs: int = 0,
+        aborted: Sequence[dict[str, Any]] = (),
+        bodies: list[dict[str, Any]] | None = None,
+        context_tokens: int | None = 512,
+    ) -> None:
+        self._registry = Registry(connect(redis_url), LineName("burnish"))
+        self._tokenizer = make_tokenizer()
+        self._engine = _Engine(troubles, aborted)
+        self._answers_as = answers_as
+        self._sampler = sampler
+        self._lost_logprobs = lost_logprobs
+        self._bodies = bodies
+        self._context_tokens = context_tokens
+
+    def look(self, path: str) -> Said:
+        if path == "/v1/models":
+            return 200, {"object": "list", "data": [{"id": "burnish", "max_model_len": self._context_tokens}]}
+        version = Version(path.rpartition("/")[2])
+        try:
+            policy = self._registry.policy(version).model_dump(mode="json")
+        except UnknownPolicy as error:
+            return 404, {"error": {"message": str(error)}}
+        state = self._engine.load_state(version)
+        return 200, {**policy, "load": {"state": state, "error": None} if state else None}
+
+    def take(self, path: str, body: dict[str, Any]) -> Said:
+        return self._answer(body) if path == "/v1/chat/completions" else self._promote(path, body)
+
+    def _answer(self, body: dict[str, Any]) -> Said:
+        if self._bodies is not None:
+            self._bodies.append(body)
+        status = self._engine.next_trouble(body["model"].rpartition("@")[2])
+        if status is not None:
+            return status, {"error": {"message": f"{body['model']} is not loaded", "code": "trouble"}}
+        choice = self._choice(body) | self._engine.next_abort()
+        return 200, {"model": self._answers_as or body["model"], "choices": [choice]}
+
+    def _choice(self, body: dict[str, Any]) -> dict[str, Any]:
+        if self._sampler is not None and body.get("logprobs"):
+            return sampled(body, self._sampler)
+        text = ANSWERS[body["seed"] % len(ANSWERS)]
+        ids = [*self._tokenizer.encode(text, add_special_tokens=False), self._tokenizer.eos_token_id]
+        return sentence(text, ids, len(ids) - self._lost_logprobs if body.get("logprobs") else None)
+
+    def _promote(self, path: str, body: dict[str, Any]) -> Said:
+        registry, version = self._registry, Version(path.split("/")[3])
+        if body["over"] != (live := registry.view().live):
+            return 409, {"error": {"message": f"{live} is live now"}}
+        try:
+            view = registry.promote(version, actor="test", reason=body["reason"], epoch=registry.epoch())
+        except MoveRefused as error:
+            return 409, {"error": {"message": str(error)}}
+        return 200, {"live": view.live, "previous": view.previous, "epoch": view.epoch}
+
+
 @contextmanager
-def stand_in_gateway(
-    redis_url: str,
-    *,
-    answers_as: str | None = None,
-    troubles: Sequence[int] = (404,),
-    sampler: Sampler | None = None,
-    lost_logprobs: int = 0,
-    aborted: Sequence[dict[str, Any]] = (),
-    bodies: list[dict[str, Any]] | None = None,
-) -> Iterator[str]:
+def stand_in_gateway(redis_url: str, **options: Any) -> Iterator[str]:
     """Yields its URL. `answers_as` makes it claim that model for every answer.
 
     `sampler` answers those who want log-probs; everybody else, and all where there is none, get a sentence by their
     seed. `troubles` are the status codes that each version's first requests end with, in this order. Log-probs that
     are asked for come for all tokens but the last `lost_logprobs`. The first choices of all carry what `aborted` says
-    of them, as those of requests that the engine gave up do. `bodies` takes in what was asked.
+    of them, as those of requests that the engine gave up do. `bodies` takes in what was asked. `context_tokens` is what
+    the engine is said to have room for.
     """
-    registry = Registry(connect(redis_url), LineName("burnish"))
-    tokenizer = make_tokenizer()
-    engine = _Engine(troubles, aborted)
-
-    def choice_for(body: dict[str, Any]) -> dict[str, Any]:
-        if sampler is not None and body.get("logprobs"):
-            return sampled(body, sampler)
-        text = ANSWERS[body["seed"] % len(ANSWERS)]
-        ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
-        return sentence(text, ids, len(ids) - lost_logprobs if body.get("logprobs") else None)
+    stand_in = StandIn(redis_url, **options)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            version = Version(self.path.rpartition("/")[2])
-            try:
-                policy = registry.policy(version).model_dump(mode="json")
-            except UnknownPolicy as error:
-                self._say(404, {"error": {"message": str(error)}})
-                return
-            state = engine.load_state(version)
-            self._say(200, {**policy, "load": {"state": state, "error": None} if state else None})
+            self._say(stand_in.look(self.path))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if self.path == "/v1/chat/completions":
-                if bodies is not None:
-                    bodies.append(body)
-                status = engine.next_trouble(body["model"].rpartition("@")[2])
-                if status is None:
-                    choice = choice_for(body) | engine.next_abort()
-                    self._say(200, {"model": answers_as or body["model"], "choices": [choice]})
-                else:
-                    self._say(status, {"error": {"message": f"{body['model']} is not loaded", "code": "trouble"}})
-                return
-            version = Version(self.path.split("/")[3])
-            try:
-                view = registry.promote(version, actor="test", reason=body["reason"], epoch=registry.epoch())
-            except MoveRefused as error:
-                self._say(409, {"error": {"message": str(error)}})
-                return
-            self._say(200, {"live": view.live, "previous": view.previous, "epoch": view.epoch})
+            self._say(stand_in.take(self.path, body))
 
-        def _say(self, status: int, body: dict[str, Any]) -> None:
+        def _say(self, said: Said) -> None:
+            status, body = said
             content = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

@@ -18,6 +18,8 @@ from feedback.registry import Registry
 from tests.services import Engine, Gateway, start_gateway
 from training.base.loading import load_chat_tokens
 from training.base.model import SharedBase
+from training.errors import GatewayRefused
+from training.examples.asked import Prompt
 from training.examples.batches import Item, make_pass
 from training.examples.example import TokenPair
 from training.examples.tokens import ChatTokens
@@ -26,7 +28,6 @@ from training.loops.steps import Watch
 from training.publishing.adapter_folders import Published
 from training.publishing.publish import Origin, publish
 from training.recipe import parse_recipe
-from training.sampling.answers import Prompt
 from training.sampling.gateway import Ask, Sample, SamplingSettings
 from training.sampling.gateway import Gateway as GatewayClient
 
@@ -86,10 +87,11 @@ def test_the_engines_logprobs_of_its_answer_are_the_trainers(gateway: Gateway, m
     assert off < 0.05, f"{off:.3f} nats a token"
 
 
+@pytest.mark.parametrize("kind", ["lora", "rslora"])
 def test_a_trained_adapter_is_taken_by_the_gateway_sampled_from_and_goes_live(
-    gateway: Gateway, tokens: ChatTokens, model_dir: Path
+    gateway: Gateway, tokens: ChatTokens, model_dir: Path, kind: str
 ) -> None:
-    made = train_and_enter(gateway, tokens, model_dir)
+    made = train_and_enter(gateway, tokens, model_dir, kind)
     client = make_client(gateway)
     client.wait_until_loaded(made.version, within_s=60)
     prompt: Prompt = ({"role": "user", "content": "What is tea?"},)
@@ -99,15 +101,18 @@ def test_a_trained_adapter_is_taken_by_the_gateway_sampled_from_and_goes_live(
     assert len(answers) == 2
     assert all(1 <= len(sample.token_ids) <= 24 for sample in answers.values())
     assert all(len(sample.logprobs) == len(sample.token_ids) for sample in answers.values())
-    client.promote(made.version, "it works")
+    assert client.context_tokens() == 2048
+    with pytest.raises(GatewayRefused, match="v0000-base is live now"):
+        client.promote(made.version, "it works", over=made.version)
+    client.promote(made.version, "it works", over=BASE_VERSION)
     assert answered_turn(gateway, CHATS[0], max_tokens=2).version == made.version
 
 
-def train_and_enter(gateway: Gateway, tokens: ChatTokens, folder: Path) -> Published:
+def train_and_enter(gateway: Gateway, tokens: ChatTokens, folder: Path, kind: str) -> Published:
     """A few real steps on the real model, published and entered as a candidate."""
     client = connect(gateway.redis_url)
     jobs, registry = JobStore(client, LINE), Registry(client, LINE)
-    recipe = parse_recipe({"algorithm": "dpo", "epochs": 2, "adapter": {"rank": 8, "alpha": 16}})
+    recipe = parse_recipe({"algorithm": "dpo", "epochs": 2, "adapter": {"kind": kind, "rank": 8, "alpha": 16}})
     digest = (folder / "digest.txt").read_text().strip()
     request = JobRequest("dpo", recipe.model_dump(mode="json"), digest, "test", [], 0, "test", "test")
     job = jobs.create(request).job

@@ -15,7 +15,7 @@ from feedback.policies import PolicyState
 from tests.training.stand_in_gateway import stand_in_gateway
 from tests.training.workplace import LINE, TENANT, Workplace
 from training.base.model import SharedBase
-from training.errors import NotThere, TooFewPairs
+from training.errors import NotThere, TooFewPairs, TooFewPrompts
 from training.examples.tokens import ChatTokens
 from training.job import run
 from training.rewards.reward_files import load_reward
@@ -118,6 +118,16 @@ def test_what_is_left_out_of_replayed_text_and_what_the_base_cannot_read_stand_i
     assert told["left_out"]["replay: longer than 512 tokens"] == 1
     left_out = sum(n for reason, n in told["left_out"].items() if reason.startswith("replay: "))
     assert told["trained_on"] == 8 - told["held_out"] + 9 - left_out
+
+
+def test_a_policy_without_room_for_its_answers_is_refused_before_anything_is_trained(
+    place: Workplace, redis_url: str
+) -> None:
+    held = claim(place, place.start_job(algorithm="ppo", rollouts={"max_tokens": 500}))
+    with stand_in_gateway(redis_url) as url, pytest.raises(TooFewPrompts, match=r"max_tokens = 500 in .* 512 tokens"):
+        run_attempt(place, held, url)
+    assert place.jobs.curve(held.job_id) == []
+    assert not (place.home / "reward_models").exists()
 
 
 def test_thumbs_alone_make_a_judged_version(place: Workplace, redis_url: str) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from training.base.model import SharedBase
+from training.examples.asked import Prompt
 from training.examples.batches import Item, make_pass, pack
 from training.examples.example import TokenPair
 from training.examples.tokens import ChatTokens
 from training.judging.gate import Measures, Votes
-from training.sampling.answers import Prompt
 from training.sampling.gateway import Sample
 
 _PASS_TOKENS = 512

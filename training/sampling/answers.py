@@ -11,34 +11,46 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from feedback.errors import FeedbackError
 from feedback.ids import BASE_VERSION, Version
-from feedback.turns import Message
 from training.errors import TrainingError
+from training.examples.asked import Prompt, with_room
+from training.examples.tokens import ChatTokens
 from training.judging.prompts import everyday
 from training.sampling.gateway import Ask, Gateway, Sample, SamplingSettings
 from training.worker.attempt import Attempt
 
 log = logging.getLogger("training.sampling.answers")
 
-Prompt = tuple[Message, ...]
-
 
 class Samples:
     """The gate's prompts and the versions' answers to them."""
 
-    def __init__(self, attempt: Attempt, asked: list[Prompt]) -> None:
+    def __init__(self, attempt: Attempt, asked: list[Prompt], tokens: ChatTokens) -> None:
         gate = attempt.settings.gate
         self._attempt = attempt
+        self._asked = asked
+        self._tokens = tokens
         self._settings = SamplingSettings(gate.temperature, gate.max_tokens, gate.concurrency)
-        built_in: list[Prompt] = [({"role": "user", "content": text},) for text in everyday()]
-        own = asked[: gate.prompts // 2]
-        self._all = own + built_in
-        self._n_own = len(own)
         self._ahead: threading.Thread | None = None
-        self.max_rounds = max(1, len(self._all) // gate.prompts)
+
+    @cached_property
+    def _own(self) -> list[Prompt]:
+        """People's prompts that the engine has room for."""
+        context_tokens = self._attempt.gateway.context_tokens()
+        fitting = with_room(self._asked, self._tokens, context_tokens, self._settings.max_tokens)
+        return fitting[: self._attempt.settings.gate.prompts // 2]
+
+    @cached_property
+    def _all(self) -> list[Prompt]:
+        return [*self._own, *(({"role": "user", "content": text},) for text in everyday())]
+
+    @property
+    def max_rounds(self) -> int:
+        return max(1, len(self._all) // self._attempt.settings.gate.prompts)
 
     def prompts(self, rounds: int) -> list[Prompt]:
         """The first `rounds` times the gate's number of prompts."""
@@ -49,7 +61,7 @@ class Samples:
         attempt = self._attempt
         own = SampleStore(attempt.folder / "samples", self._settings)
         shared = SampleStore(shared_folder(attempt), self._settings)
-        gateway, n = attempt.gateway, self._n_own
+        gateway, n = attempt.gateway, len(self._own)
         questions = [Question(prompt) for prompt in prompts]
 
         def look_up(*_: object) -> None:

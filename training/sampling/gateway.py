@@ -96,9 +96,14 @@ class Gateway:
         """Return once the engine has the version. GatewayRefused with the reason when it was refused."""
         self._run(self._wait_alone(version, within_s))
 
-    def promote(self, version: Version, reason: str) -> dict[str, Any]:
-        """Make a candidate live; the gateway checks it on the engine first."""
-        return self.post(f"/operator/policies/{version}/promote", {"reason": reason})
+    def context_tokens(self) -> int | None:
+        """The longest sequence that the engine reads; None while it has not been seen yet."""
+        found: int | None = self.get("/v1/models")["data"][0].get("max_model_len")
+        return found
+
+    def promote(self, version: Version, reason: str, *, over: Version) -> dict[str, Any]:
+        """Make a candidate live in the place of `over`; the gateway checks it on the engine first."""
+        return self.post(f"/operator/policies/{version}/promote", {"reason": reason, "over": over})
 
     def get(self, path: str) -> dict[str, Any]:
         return self._run(self._alone("GET", path, None))

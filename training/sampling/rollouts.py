@@ -21,10 +21,11 @@ from feedback.policies import Policy, PolicyState
 from training.algorithms import RolloutRecipe
 from training.base.model import SharedBase
 from training.errors import TrainingError
+from training.examples.asked import Prompt
 from training.examples.tokens import ChatTokens, TokenIds
 from training.publishing.adapter_folders import Published, remove_rollouts
 from training.publishing.publish import Origin, publish
-from training.sampling.answers import Prompt, Question, SampleStore
+from training.sampling.answers import Question, SampleStore
 from training.sampling.gateway import Sample, SamplingSettings
 from training.worker.attempt import Attempt, patiently
 

@@ -15,9 +15,10 @@ from tests.demo.figures import wins
 from tests.demo.taste import Seen
 from training.base.loading import load_chat_tokens
 from training.base.model import SharedBase
+from training.examples.asked import Prompt
 from training.files import read_json, write_json
 from training.judging.evaluate import Judge, measure, summarise
-from training.sampling.answers import Prompt, Question, SampleStore
+from training.sampling.answers import Question, SampleStore
 from training.sampling.gateway import Gateway, Patience, Sample, SamplingSettings
 
 ANSWERS = 2

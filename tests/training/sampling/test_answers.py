@@ -86,6 +86,13 @@ def test_sampling_stops_when_it_is_asked_to_and_keeps_what_it_has(redis_url: str
     assert len(kept.read_text().splitlines()) == 1 + len(QUESTIONS), "nothing is asked twice"
 
 
+def test_the_engines_context_is_told(redis_url: str) -> None:
+    with stand_in_gateway(redis_url, context_tokens=300) as url:
+        assert make_gateway(url).context_tokens() == 300
+    with stand_in_gateway(redis_url, context_tokens=None) as url:
+        assert make_gateway(url).context_tokens() is None
+
+
 def test_a_gateway_that_stays_away_is_named() -> None:
     gateway = Gateway("http://127.0.0.1:1", "bk-test", LINE, Patience(total_s=0.2, pause_s=0.05))
     with pytest.raises(GatewayUnavailable, match=r"http://127\.0\.0\.1:1/operator/jobs failed for 0.2 s"):
@@ -249,7 +256,7 @@ def test_a_gateway_that_keeps_failing_is_given_up_for_this_attempt(redis_url: st
 def test_a_refusal_carries_the_gateways_own_words(redis_url: str) -> None:
     Registry(connect(redis_url), LINE).ensure_base("ba5e")
     with stand_in_gateway(redis_url) as url, pytest.raises(GatewayRefused, match="409: v0000-base is live"):
-        make_gateway(url).promote(BASE_VERSION, "again")
+        make_gateway(url).promote(BASE_VERSION, "again", over=BASE_VERSION)
 
 
 def test_the_answer_of_another_version_is_refused(redis_url: str) -> None:
