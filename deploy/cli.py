@@ -84,17 +84,14 @@ def up(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every line the processes print.")] = False,
 ) -> None:
     """Run everything on this machine; Ctrl-C stops it."""
-    from pydantic import ValidationError
-
     from deploy.launcher import run, say
     from deploy.settings import load_settings
+    from feedback.configuration import ConfigurationRefused
 
     try:
         settings = load_settings()
-    except ValidationError as error:
-        for wrong in error.errors():
-            name = "_".join(str(part) for part in wrong["loc"]).upper()
-            say(f"cannot start: BURNISH_{name} = {wrong['input']!r}: {wrong['msg']}")
+    except ConfigurationRefused as error:
+        say(f"cannot start: {error}")
         raise typer.Exit(1) from error
     raise typer.Exit(run(settings, procfile=procfile, verbose=verbose))
 

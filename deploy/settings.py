@@ -1,15 +1,12 @@
-"""What the launcher needs to know, read once from the environment over `burnish.toml`.
+"""What the launcher needs to know."""
 
-Sections of other packages (gate, schedule, training, …) pass through unread.
-"""
-
-import os
 import sys
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from feedback.configuration import Configuration
 
 Extra = Literal["cpu", "gpu"]
 """Which of the two sets of packages is installed."""
@@ -44,36 +41,15 @@ class ModelSection(_Section):
     path: Path | None = Field(default=None, description="A folder with a safetensors model.")
 
 
-class LaunchSettings(BaseSettings):
+class LaunchSettings(Configuration):
     """Addresses and folders of one home. `*_url` properties are what the children are told."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="BURNISH_",
-        env_nested_delimiter="_",
-        env_nested_max_split=1,
-        extra="ignore",
-        frozen=True,
-    )
-
-    home: Path = Path(".burnish")
     extra: Extra = Field(default_factory=lambda: installed_extra(Path(sys.prefix)))
     gateway: GatewaySection = GatewaySection()
     engine: EngineSection = EngineSection()
     redis: RedisSection = RedisSection()
     ui: UiSection = UiSection()
     model: ModelSection = ModelSection()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        toml = TomlConfigSettingsSource(settings_cls, os.environ.get("BURNISH_CONFIG", "burnish.toml"))
-        return init_settings, env_settings, toml
 
     @property
     def redis_url(self) -> str:
@@ -110,6 +86,5 @@ def _reachable(host: str) -> str:
 
 
 def load_settings() -> LaunchSettings:
-    """Settings with an absolute home, so that children started elsewhere mean the same folder."""
-    settings = LaunchSettings()
-    return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+    """The launcher's settings. ConfigurationRefused names what is wrong."""
+    return LaunchSettings.read()

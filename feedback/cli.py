@@ -4,15 +4,14 @@ The commands are a process's edge: they read which Redis and which line are mean
 `burnish.toml`, as the processes do; `--redis` and `--line` mean others for once.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from feedback.configuration import Configuration
 from feedback.connection import connect
 from feedback.errors import FeedbackError
 from feedback.ids import LineName
@@ -37,31 +36,11 @@ class LineSection(BaseModel):
     name: str = "burnish"
 
 
-class Settings(BaseSettings):
-    """Where the ledger is. Sections of the other packages pass through unread."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="BURNISH_",
-        env_nested_delimiter="_",
-        env_nested_max_split=1,
-        extra="ignore",
-        frozen=True,
-    )
+class Settings(Configuration):
+    """Where the ledger is."""
 
     redis: RedisSection = RedisSection()
     line: LineSection = LineSection()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        toml = TomlConfigSettingsSource(settings_cls, os.environ.get("BURNISH_CONFIG", "burnish.toml"))
-        return init_settings, env_settings, toml
 
     @property
     def redis_url(self) -> str:
@@ -92,7 +71,7 @@ def rebuild(redis: Redis = None, line: Line = None) -> None:
 
 
 def _ledger(redis: str | None, line: str | None) -> Ledger:
-    settings = Settings()
+    settings = Settings.read()
     return Ledger(connect(redis or settings.redis_url), LineName(line or settings.line.name))
 
 

@@ -37,7 +37,7 @@ from serve.metrics import Metrics
 from serve.model_routes import model_routes
 from serve.policy_routes import policy_routes
 from serve.promotion import Promotion
-from serve.settings import Settings, load_settings
+from serve.settings import Settings
 from serve.shelf import Shelf
 from serve.swap import Swap, SwapRules
 from serve.turn_log import TurnLog
@@ -208,7 +208,7 @@ async def wait_for_model(model_path: Path) -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    uvloop.run(serve(load_settings()))
+    uvloop.run(serve(Settings.read_or_exit()))
 
 
 if __name__ == "__main__":

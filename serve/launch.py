@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from serve.engine_settings import EngineSettings
-from serve.settings import load_settings
+from serve.settings import Settings
 
 logger = logging.getLogger("serve.launch")
 
@@ -125,7 +125,7 @@ def is_cpu_build() -> bool:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    settings = load_settings()
+    settings = Settings.read_or_exit()
     model = settings.model_path
     wait_for_model(model)
     on_cpu = is_cpu_build()

@@ -1,14 +1,10 @@
-"""What the gateway needs to know, read once from the environment over `burnish.toml`.
+"""What the gateway needs to know."""
 
-Sections of other packages (training, schedule, ui, …) pass through unread.
-"""
-
-import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from feedback.configuration import Configuration
 from serve.engine_settings import EngineSettings
 
 MIB = 1024 * 1024
@@ -52,35 +48,14 @@ class LineSection(_Section):
     name: str = "burnish"
 
 
-class Settings(BaseSettings):
+class Settings(Configuration):
     """The gateway's settings; the properties resolve what is left open."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="BURNISH_",
-        env_nested_delimiter="_",
-        env_nested_max_split=1,
-        extra="ignore",
-        frozen=True,
-    )
-
-    home: Path = Path(".burnish")
     gateway: GatewaySection = GatewaySection()
     engine: EngineSettings = EngineSettings()
     redis: RedisSection = RedisSection()
     model: ModelSection = ModelSection()
     line: LineSection = LineSection()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        toml = TomlConfigSettingsSource(settings_cls, os.environ.get("BURNISH_CONFIG", "burnish.toml"))
-        return init_settings, env_settings, toml
 
     @property
     def redis_url(self) -> str:
@@ -105,6 +80,5 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Settings with an absolute home: adapter paths go to another process."""
-    settings = Settings()
-    return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+    """The gateway's settings. ConfigurationRefused names what is wrong."""
+    return Settings.read()

@@ -21,8 +21,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "feedback": set(),
     "serve": {"feedback"},
     "training": {"feedback"},
-    "ui": {"feedback.events"},
-    "deploy": {"feedback.cli", "serve.cli", "training.cli"},
+    "ui": {"feedback.configuration", "feedback.events"},
+    "deploy": {"feedback.cli", "feedback.configuration", "serve.cli", "training.cli"},
 }
 
 # Third party → the folders (or single files) that may import it.

@@ -24,7 +24,7 @@ from feedback.jobs import JobStore
 from feedback.ledger import Ledger
 from feedback.registry import Registry
 from training import control
-from training.settings import Settings, load_settings
+from training.settings import Settings
 from training.worker.runner import Runner
 
 log = logging.getLogger("training.app")
@@ -137,4 +137,4 @@ def ledger_may_be_away() -> Iterator[None]:
         log.warning("%s", error)
 
 
-app = make_app(load_settings())
+app = make_app(Settings.read_or_exit())

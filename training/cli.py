@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from feedback.errors import FeedbackError
 from training.errors import TrainingError
 from training.sampling.gateway import Gateway, Patience
 from training.settings import load_settings
@@ -114,6 +115,6 @@ def _told() -> Iterator[None]:
     """Ends the command with the reason instead of a traceback."""
     try:
         yield
-    except TrainingError as error:
+    except (TrainingError, FeedbackError) as error:
         typer.echo(f"burnish: {error}", err=True)
         raise typer.Exit(1) from error

@@ -1,16 +1,11 @@
-"""What training needs to know, read once at a process's edge from the environment over `burnish.toml`.
+"""What training needs to know. An unknown name inside `[training]`, `[schedule]` or `[gate]` is refused."""
 
-Sections of other packages pass through unread; an unknown name inside `[training]`, `[schedule]` or `[gate]` is
-refused.
-"""
-
-import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import BaseModel, ConfigDict, Field
 
+from feedback.configuration import Configuration
 from feedback.ids import LineName
 from feedback.schedule import ScheduleRules
 from training.errors import SettingsRefused
@@ -108,18 +103,9 @@ class GateSection(_Section):
     load_s: float = Field(default=180, gt=0, le=3600, description="Seconds to wait until the engine has a version.")
 
 
-class Settings(BaseSettings):
+class Settings(Configuration):
     """Everything a worker, beat or trainer reads, with an absolute home."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="BURNISH_",
-        env_nested_delimiter="_",
-        env_nested_max_split=1,
-        extra="ignore",
-        frozen=True,
-    )
-
-    home: Path = Path(".burnish")
     gateway: GatewaySection = GatewaySection()
     redis: RedisSection = RedisSection()
     model: ModelSection = ModelSection()
@@ -127,18 +113,6 @@ class Settings(BaseSettings):
     training: TrainingSection = TrainingSection()
     schedule: ScheduleRules = ScheduleRules()
     gate: GateSection = GateSection()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        toml = TomlConfigSettingsSource(settings_cls, os.environ.get("BURNISH_CONFIG", "burnish.toml"))
-        return init_settings, env_settings, toml
 
     @property
     def redis_url(self) -> str:
@@ -197,11 +171,5 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Settings with an absolute home; SettingsRefused names what is wrong."""
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise SettingsRefused(f"setting {name} = {first['input']!r}: {first['msg']}") from error
-    return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+    """Training's settings. ConfigurationRefused names what is wrong."""
+    return Settings.read()

@@ -21,7 +21,7 @@ from ui.chat.page import ChatPage
 from ui.errors import GatewayAway, GatewayRefused
 from ui.front import Front
 from ui.gateway import ChatGateway, OperatorGateway, Wire
-from ui.settings import Settings, load_settings
+from ui.settings import Settings
 from ui.status.operators import Operators
 from ui.status.page import StatusPage
 from ui.theme import gradio_theme, head, script
@@ -117,7 +117,7 @@ async def _gateway_answers(gateway: ChatGateway, url: str) -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    asyncio.run(serve(load_settings()))
+    asyncio.run(serve(Settings.read_or_exit()))
 
 
 if __name__ == "__main__":

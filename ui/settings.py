@@ -1,13 +1,10 @@
-"""What the page needs to know, read once from the environment over `burnish.toml`.
+"""What the page needs to know."""
 
-Sections of other packages (engine, training, …) pass through unread.
-"""
-
-import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from feedback.configuration import Configuration
 
 
 class GatewaySection(BaseModel):
@@ -42,33 +39,12 @@ class UiSection(BaseModel):
     secure_cookie: bool = Field(default=False, description="set where the page is served over https only")
 
 
-class Settings(BaseSettings):
+class Settings(Configuration):
     """The page's settings; the properties resolve what is left open."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="BURNISH_",
-        env_nested_delimiter="_",
-        env_nested_max_split=1,
-        extra="ignore",
-        frozen=True,
-    )
-
-    home: Path = Path(".burnish")
     gateway: GatewaySection = GatewaySection()
     line: LineSection = LineSection()
     ui: UiSection = UiSection()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        toml = TomlConfigSettingsSource(settings_cls, os.environ.get("BURNISH_CONFIG", "burnish.toml"))
-        return init_settings, env_settings, toml
 
     @property
     def gateway_url(self) -> str:
@@ -91,5 +67,5 @@ def _reachable(host: str) -> str:
 
 
 def load_settings() -> Settings:
-    settings = Settings()
-    return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+    """The page's settings. ConfigurationRefused names what is wrong."""
+    return Settings.read()

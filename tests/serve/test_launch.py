@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
+from feedback.configuration import ConfigurationRefused
 from serve.engine_settings import EngineSettings
 from serve.launch import arguments, environment, wait_for_model
 from serve.settings import load_settings
@@ -124,7 +124,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
 def test_a_misspelt_engine_setting_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BURNISH_CONFIG", str(tmp_path / "none.toml"))
     monkeypatch.setenv("BURNISH_ENGINE_MAX_LORA", "16")
-    with pytest.raises(ValidationError, match="max_lora"):
+    with pytest.raises(ConfigurationRefused, match=r"engine\.max_lora = .16. \(BURNISH_ENGINE_MAX_LORA\)"):
         load_settings()
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from feedback.configuration import ConfigurationRefused
 from training.errors import SettingsRefused
 from training.settings import load_settings
 
@@ -58,7 +59,7 @@ def test_the_environment_goes_over_the_file(tmp_path: Path, monkeypatch: pytest.
 )
 def test_a_wrong_setting_is_refused_by_name(name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsRefused) as refused:
+    with pytest.raises(ConfigurationRefused) as refused:
         load_settings()
     assert says in str(refused.value)
 

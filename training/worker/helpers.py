@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from feedback.errors import FeedbackError
 from training.errors import LostStep, OutOfMemory, TrainingError
 from training.files import write_json
-from training.settings import Settings, load_settings
+from training.settings import Settings
 from training.worker.exits import EXIT_REFUSED, EXIT_STOPPED
 from training.worker.memory import memory_told
 
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     rank, job_id, parent = int(arguments[0]), arguments[1], int(arguments[2])
     die_with(parent, signal.SIGKILL)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
-    settings = load_settings()
+    settings = Settings.read_or_exit()
     try:
         with memory_told():
             _follow(settings, rank, job_id)

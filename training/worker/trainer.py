@@ -20,7 +20,7 @@ from feedback.registry import Registry
 from training.errors import Stopped, TrainingError
 from training.files import write_json
 from training.sampling.gateway import Gateway, Patience
-from training.settings import Settings, load_settings
+from training.settings import Settings
 from training.worker.attempt import Attempt, check, patiently
 from training.worker.exits import EXIT_LEASE_LOST, EXIT_REFUSED, EXIT_STOPPED
 from training.worker.helpers import die_with, helped
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     job_id, token, number, parent = arguments
     stop = threading.Event()
     die_with(int(parent), signal.SIGTERM)
-    settings = load_settings()
+    settings = Settings.read_or_exit()
     stop_on_signals(stop, math.ceil(settings.training.stop_patience_s))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     try:
