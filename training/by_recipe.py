@@ -36,9 +36,6 @@ from training.rewards.rewarding import Votes, reward_model_once, scorer_of
 from training.sampling.rollouts import Asked, EngineRollouts
 from training.worker.attempt import Attempt
 
-REWARD_MODELS = "reward_models"
-"""Folder in the home, with every exported reward model."""
-
 _REWARD_SHARE = 0.2
 """Of an on-policy job's training, as its progress counts it."""
 
@@ -126,7 +123,7 @@ def askable(recipe: OnPolicy, desk: Desk) -> list[Prompt]:
 def reward_for(recipe: OnPolicy, desk: Desk) -> Path:
     """The folder of the reward model that an on-policy recipe asks for: the one it names, or one of its own."""
     if recipe.reward_model is not None:
-        return desk.attempt.settings.home / REWARD_MODELS / recipe.reward_model
+        return desk.attempt.settings.reward_models / recipe.reward_model
     desk.attempt.stage("training the reward model", 0.05)
     quiet = replace(desk.watch.between(0, _REWARD_SHARE), point=lambda point: None)
     exported = make_reward_model(recipe.reward, replace(desk, watch=quiet))
@@ -148,7 +145,7 @@ def make_reward_model(recipe: AnyRewardRecipe, desk: Desk) -> Exported:
         Votes(desk.pairs, desk.lessons.held_out_of_heads),
         recipe,
         RewardOrigin(attempt.job.base_digest, attempt.job.id, attempt.job.recipe),
-        attempt.settings.home / REWARD_MODELS,
+        attempt.settings.reward_models,
         desk.folder / "reward",
         replace(desk.watch, point=point),
         every_s=desk.every_s,

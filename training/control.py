@@ -47,6 +47,9 @@ def announcement(settings: Settings) -> Announcement:
     chosen = settings.training.recipe
     if chosen not in recipes:
         refused.setdefault(chosen, f"{chosen!r} is no recipe; set BURNISH_TRAINING_RECIPE to one of {sorted(recipes)}")
+    if (folder := settings.training.recipes) is not None and not folder.is_dir():
+        # What a recipe of the operator's own would hide must not be trained by in its place.
+        recipes, refused = {}, dict.fromkeys({*recipes, chosen}, f"training.recipes = {folder} is no folder")
     for name, why in refused.items():
         _warn_once(name, why)
     return Announcement(

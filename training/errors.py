@@ -1,6 +1,7 @@
 """Everything training can stop for, as one tree. Each message quotes the value and says what to do."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class TrainingError(Exception):
@@ -40,20 +41,32 @@ class PromptRefused(TrainingError):
     """The chat template cannot make a prompt of these messages."""
 
 
-class TooFewPairs(TrainingError):
+class TooFew(TrainingError):
+    """Too little is left to train on; `report` tells what became of all there was."""
+
+    def __init__(self, message: str, report: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.report = dict(report or {})
+
+
+class TooFewPairs(TooFew):
     """Too few pairs are left to train on once the held-out and unusable ones are taken away."""
 
 
-class TooFewThumbs(TrainingError):
+class TooFewThumbs(TooFew):
     """Too few thumbs of one side are left to train on."""
 
 
-class TooFewDemonstrations(TrainingError):
+class TooFewDemonstrations(TooFew):
     """Too few demonstrations are left to train on."""
 
 
 class WrongFirstLoss(TrainingError):
     """The first loss is not ln 2: policy and reference do not start out equal."""
+
+
+class GivenUp(TrainingError):
+    """An earlier attempt had failed for good, and was cut off before it could say so."""
 
 
 class Diverged(TrainingError):

@@ -8,16 +8,17 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from feedback.events import turns_named
 from feedback.ids import BASE_VERSION, Version
 from feedback.policies import Policy, PolicyState, RegistryView
-from training.algorithms import AnyRewardRecipe, OnPolicy, PolicyRecipe, Recipe, SftRecipe
-from training.base.loading import load_chat_tokens, read_context_tokens
+from training.algorithms import AdapterRecipe, AnyRewardRecipe, OnPolicy, PolicyRecipe, Recipe, SftRecipe
+from training.base.loading import linear_layers, load_chat_tokens, read_context_tokens
 from training.base.model import SharedBase
 from training.by_recipe import Desk, make_reward_model, train_by
-from training.errors import GatewayRefused, ModelRefused, SettingsRefused
+from training.errors import GatewayRefused, GivenUp, ModelRefused, RecipeRefused, SettingsRefused, TooFew
 from training.examples.context import within_context
 from training.examples.lessons import Lessons, Snapshot, draw_lessons
 from training.examples.replay import REPLAY, Replayed, load_replay
@@ -28,6 +29,7 @@ from training.loops.steps import POLICY, Watch
 from training.publishing.adapter_folders import Published, check_files, find_published
 from training.publishing.publish import Origin, publish
 from training.recipe import parse_recipe
+from training.rewards.reward_files import check_made_for
 from training.sampling.answers import Samples
 from training.settings import Settings
 from training.worker.attempt import Attempt, CurveWriter, patiently
@@ -63,8 +65,14 @@ def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
         )
     tokens = load_chat_tokens(settings.model_path)
     recipe = fit(attempt, recipe, tokens)
+    check_parts(recipe, attempt)
     replayed = read_replay(settings, tokens, recipe)
-    lessons = draw_lessons(read_snapshot(attempt), tokens, recipe, replayed.rows)
+    try:
+        lessons = draw_lessons(read_snapshot(attempt), tokens, recipe, replayed.rows)
+    except TooFew as error:
+        attempt.report["pairs"] = told_with({"left_out": {}, **error.report}, replayed)
+        attempt.stage("curating votes", 0.02)
+        raise
     attempt.report["pairs"] = told_with(lessons.report, replayed)
     attempt.stage("loading the model", 0.03)
     bench = Bench(place_model(), tokens, lessons, Samples(attempt, lessons.prompts, tokens))
@@ -76,11 +84,12 @@ def run(attempt: Attempt, place_model: Callable[[], SharedBase]) -> None:
         bench.samples.fetch_ahead()
     published = train_once(attempt, bench, recipe)
     policy = enter_draft(attempt, published, recipe)
+    check_not_given_up(policy)
     if policy.state is PolicyState.draft:
         policy = evaluate_once(attempt, bench, published)
     promote_once(attempt, policy)
-    patiently(lambda: attempt.jobs.finish(attempt.claim, version=published.version))
     clear_runs(attempt)
+    patiently(lambda: attempt.jobs.finish(attempt.claim, version=published.version))
 
 
 def reward_once(attempt: Attempt, bench: Bench, recipe: AnyRewardRecipe) -> None:
@@ -91,8 +100,8 @@ def reward_once(attempt: Attempt, bench: Bench, recipe: AnyRewardRecipe) -> None
     curve.flush()
     attempt.report["training"] = curve.last
     attempt.stage("closing", 0.99)
-    patiently(lambda: attempt.jobs.finish(attempt.claim, version=None))
     clear_runs(attempt)
+    patiently(lambda: attempt.jobs.finish(attempt.claim, version=None))
 
 
 def clear_runs(attempt: Attempt) -> None:
@@ -125,6 +134,29 @@ def fit(attempt: Attempt, recipe: Recipe, tokens: ChatTokens) -> Recipe:
     return fitting
 
 
+def check_parts(recipe: Recipe, attempt: Attempt) -> None:
+    """What the recipe names beside itself is there: the base's layers, the reward model.
+
+    RecipeRefused or RewardRefused, before anything is loaded.
+    """
+    settings = attempt.settings
+    layers = linear_layers(settings.model_path)
+    for adapter in adapters_of(recipe):
+        if unknown := sorted(set(adapter.target_modules) - layers):
+            raise RecipeRefused(
+                f"adapter.target_modules = {list(adapter.target_modules)}: the base's blocks have no linear layer "
+                f"{', '.join(unknown)}; choose of {', '.join(sorted(layers))}"
+            )
+    if isinstance(recipe, OnPolicy) and recipe.reward_model is not None:
+        check_made_for(settings.reward_models / recipe.reward_model, attempt.job.base_digest)
+
+
+def adapters_of(recipe: Recipe) -> list[AdapterRecipe]:
+    """The adapters that a job of the recipe trains."""
+    own = [recipe.adapter]
+    return [*own, recipe.reward.adapter] if isinstance(recipe, OnPolicy) and recipe.reward_model is None else own
+
+
 def told_with(report: Mapping[str, Any], replayed: Replayed) -> dict[str, Any]:
     """What is reported of the examples, with what was left out of the replayed text."""
     return {**report, "left_out": {**report["left_out"], **replayed.left_out}}
@@ -148,6 +180,7 @@ def train_once(attempt: Attempt, bench: Bench, recipe: PolicyRecipe) -> Publishe
     A failed job that was started again has a new counter, and with it an empty folder: its curves begin anew too.
     """
     counter = patiently(lambda: attempt.registry.reserve(attempt.claim))
+    drop_runs_but(attempt, counter)
     adapters = attempt.settings.adapters
     if (published := find_published(adapters, attempt.job.id, counter)) is not None:
         return published
@@ -162,6 +195,17 @@ def train_once(attempt: Attempt, bench: Bench, recipe: PolicyRecipe) -> Publishe
     return publish(bench.model.adapter_state(POLICY), origin, adapters, bench.model, bench.tokens)
 
 
+def drop_runs_but(attempt: Attempt, counter: int) -> None:
+    """The checkpoints and rounds of a run that failed for good are looked at until the job is started again."""
+    for folder in (attempt.folder / RUNS).glob("v*"):
+        if folder != run_folder(attempt, counter):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_folder(attempt: Attempt, counter: int) -> Path:
+    return attempt.folder / RUNS / f"v{counter:04d}"
+
+
 def desk_for(attempt: Attempt, bench: Bench, curve: CurveWriter, counter: int, share: float) -> Desk:
     """Where a loop works; `share` is its part of the job's progress."""
     watch = Watch(
@@ -169,8 +213,7 @@ def desk_for(attempt: Attempt, bench: Bench, curve: CurveWriter, counter: int, s
         progress=lambda done: attempt.progress(0.05 + share * done),
         stopping=attempt.stop.is_set,
     )
-    folder = attempt.folder / RUNS / f"v{counter:04d}"
-    return Desk(attempt, bench.model, bench.tokens, bench.lessons, folder, watch)
+    return Desk(attempt, bench.model, bench.tokens, bench.lessons, run_folder(attempt, counter), watch)
 
 
 def enter_draft(attempt: Attempt, published: Published, recipe: PolicyRecipe) -> Policy:
@@ -189,6 +232,12 @@ def enter_draft(attempt: Attempt, published: Published, recipe: PolicyRecipe) ->
     )
     view = patiently(lambda: attempt.registry.add_draft(attempt.claim, draft))
     return view.policy(published.version)
+
+
+def check_not_given_up(policy: Policy) -> None:
+    """GivenUp when the version was rejected because its job failed, by an attempt that was cut off right after."""
+    if policy.state is PolicyState.rejected and "decision" not in (policy.gate or {}):
+        raise GivenUp(str((policy.gate or {}).get("summary", "its version was rejected")))
 
 
 def evaluate_once(attempt: Attempt, bench: Bench, published: Published) -> Policy:

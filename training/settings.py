@@ -143,6 +143,11 @@ class Settings(Configuration):
     def adapters(self) -> Path:
         return self.home / "adapters"
 
+    @property
+    def reward_models(self) -> Path:
+        """Every exported reward model's folder."""
+        return self.home / "reward_models"
+
     def job_folder(self, job_id: str) -> Path:
         return self.home / "jobs" / job_id
 

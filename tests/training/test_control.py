@@ -174,6 +174,17 @@ def test_a_default_recipe_that_is_refused_starts_nothing_and_says_why(place: Wor
     assert place.jobs.recent() == []
 
 
+def test_a_folder_of_recipes_that_is_not_there_is_told_of_and_nothing_trains_by_others(place: Workplace) -> None:
+    folder = place.home / "recipies"
+    desk = make_desk(with_votes(place), training={"recipe": "dpo", "recipes": folder})
+    decision = tick(desk, lambda job_id: None)
+    assert not decision.train
+    assert f"training.recipes = {folder} is no folder" in decision.reasons[0]
+    offer = place.jobs.announcement()
+    assert offer is not None
+    assert offer.recipes == {}
+
+
 def test_what_an_editor_leaves_beside_a_recipe_is_no_recipe(place: Workplace) -> None:
     own = recipe_folder(place, mine=b'algorithm = "dpo"')
     (place.home / "recipes" / ".#mine.toml").symlink_to("nobody@nowhere")

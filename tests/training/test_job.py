@@ -15,7 +15,7 @@ from feedback.policies import PolicyState
 from tests.training.stand_in_gateway import stand_in_gateway
 from tests.training.workplace import LINE, TENANT, Workplace
 from training.base.model import SharedBase
-from training.errors import NotThere, TooFewPairs, TooFewPrompts
+from training.errors import GivenUp, NotThere, TooFewPairs, TooFewPrompts
 from training.examples.tokens import ChatTokens
 from training.job import run
 from training.rewards.reward_files import load_reward
@@ -57,7 +57,10 @@ def fail_for_good(place: Workplace, held: Claim, error: str) -> None:
     place.jobs.fail(held, error, retry=False)
 
 
-def test_a_failed_job_that_is_started_again_is_trained_and_judged_anew(place: Workplace, redis_url: str) -> None:
+def test_a_failed_job_that_is_started_again_is_trained_and_judged_anew(
+    place: Workplace, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BURNISH_TRAINING_KEEP_RUNS", "true")
     job_id = place.start_job()
     held = claim(place, job_id)
     with stand_in_gateway(redis_url, troubles=NEVER_LOADED) as url, pytest.raises(NotThere) as failed:
@@ -65,6 +68,8 @@ def test_a_failed_job_that_is_started_again_is_trained_and_judged_anew(place: Wo
     fail_for_good(place, held, str(failed.value))
     [refused] = [each for each in place.registry.view().policies.values() if each.job_id == job_id]
     assert refused.state is PolicyState.rejected
+    runs = place.home / "jobs" / job_id / "runs"
+    assert [path.name for path in runs.iterdir()] == ["v0001"], "what failed can be looked at"
     n_steps = len(place.jobs.curve(job_id))
 
     assert place.start_job() == job_id
@@ -80,6 +85,20 @@ def test_a_failed_job_that_is_started_again_is_trained_and_judged_anew(place: Wo
     ]
     assert [point["step"] for point in place.jobs.curve(job_id)] == list(range(1, n_steps + 1))
     assert job.report["gate"]["checks"]
+    assert [path.name for path in runs.iterdir()] == ["v0002"]
+
+
+def test_a_job_that_was_cut_off_while_it_failed_for_good_does_not_end_well(place: Workplace, redis_url: str) -> None:
+    held = claim(place, place.start_job())
+    with stand_in_gateway(redis_url, troubles=NEVER_LOADED) as url, pytest.raises(NotThere):
+        run_attempt(place, held, url)
+    [draft] = [each for each in place.registry.view().policies.values() if each.state is PolicyState.draft]
+    gate = {"verdict": "fail", "summary": "its job failed: no such version", "checks": []}
+    place.registry.judge(held, draft.version, PolicyState.rejected, gate=gate, metrics={})
+    place.jobs.release(held)  # instead of saying that it failed
+    with stand_in_gateway(redis_url) as url, pytest.raises(GivenUp, match="no such version"):
+        run_attempt(place, claim(place, held.job_id), url)
+    assert place.jobs.get(held.job_id).state is JobState.running
 
 
 def test_answers_to_the_built_in_prompts_are_kept_for_each_line_and_base(place: Workplace, redis_url: str) -> None:
@@ -179,4 +198,11 @@ def test_a_head_that_nobody_scored_is_refused_before_the_model_is_loaded(place: 
     held = claim(place, place.start_job(algorithm="reward", heads=["helpful", "honest"]))
     with stand_in_gateway(redis_url) as url, pytest.raises(TooFewPairs, match=r"honest \(0\)"):
         run_attempt(place, held, url)
-    assert place.jobs.get(held.job_id).stage == "curating votes"
+    job = place.jobs.get(held.job_id)
+    assert job.stage == "curating votes"
+    told = job.report["pairs"]
+    assert told["trained_on"] + told["held_out"] == 12, "of the one aspect that was scored"
+    assert told["left_out"] == {
+        "aspect overall: not learned from by this recipe": 8,
+        "aspect harmless: not learned from by this recipe": 12,
+    }

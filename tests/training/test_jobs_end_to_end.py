@@ -135,10 +135,11 @@ def assert_nothing_is_left_of_rollouts(place: Workplace, job: Job) -> None:
     assert [path.name for path in (place.home / "adapters").glob("v*")] == [job.version]
 
 
-def test_a_recipe_for_a_reward_model_ends_with_one_and_with_no_policy(make: MakeWorkplace) -> None:
+@pytest.mark.parametrize("algorithm", ["reward", "pairwise_reward"])
+def test_a_recipe_for_a_reward_model_ends_with_one_and_with_no_policy(make: MakeWorkplace, algorithm: str) -> None:
     place = make()
     place.vote(12)
-    job_id = place.start_job(algorithm="reward", ensemble=2)
+    job_id = place.start_job(algorithm=algorithm, ensemble=2)
     with place.beat(), place.worker():
         job = place.wait_for(job_id, JobState.done)
     assert job.version is None
@@ -148,6 +149,35 @@ def test_a_recipe_for_a_reward_model_ends_with_one_and_with_no_policy(make: Make
     assert (place.home / "reward_models" / found["name"] / "manifest.json").exists()
     steps = [point["step"] for point in place.jobs.curve(job_id)]
     assert steps == list(range(1, len(steps) + 1))
+
+
+def test_an_exported_reward_model_rewards_another_jobs_answers(make: MakeWorkplace) -> None:
+    place = make()
+    place.vote(12)
+    with place.beat(), place.worker():
+        made = place.wait_for(place.start_job(**REWARD), JobState.done).report["reward_model"]["name"]
+        job_id = place.start_job(algorithm="rloo", rollouts=ROLLOUTS, reward_model=made)
+        place.wait_for(job_id, JobState.done)
+    job = assert_judged_once(place, job_id)
+    assert "reward_model" not in job.report
+    assert [path.name for path in (place.home / "reward_models").iterdir()] == [made]
+    curve = place.jobs.curve(job_id)
+    assert {point["round"] for point in curve} == {1, 2}
+    assert all(point["reward_spread"] > 0 for point in curve)
+
+
+def test_a_job_whose_loss_runs_away_keeps_a_good_checkpoint_and_publishes_nothing(make: MakeWorkplace) -> None:
+    place = make(BURNISH_TRAINING_CHECKPOINT_S="0")
+    place.vote(12)
+    runs_away = {"beta": 5, "flip_rate": 0.45, "epochs": 50, "optimizer": {"learning_rate": 1e-2}}
+    job_id = place.start_job(algorithm="robust_dpo", batch_pairs=2, **runs_away)
+    with place.beat(), place.worker():
+        job = place.wait_for(job_id, JobState.failed)
+    assert "Lower optimizer.learning_rate (now 0.01)" in str(job.error)
+    assert job.attempt == 1, "another attempt would end alike"
+    assert list((place.home / "jobs" / job_id / "runs").glob("v*/checkpoints/step-*"))
+    assert list(place.registry.view().policies) == [BASE_VERSION]
+    assert not list((place.home / "adapters").glob("v*"))
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "online_preference"])
@@ -324,6 +354,8 @@ def test_jobs_that_cannot_work_fail_at_once_in_words(make: MakeWorkplace) -> Non
         place.start_job(beta=9): "beta = 9",
         place.start_job(bata=1): "bata = 1",
         place.start_job(min_pairs=500): "needs 500",
+        place.start_job(adapter={"target_modules": ["q_proj", "lm_head"]}): "no linear layer lm_head; choose of down_",
+        place.start_job(algorithm="ppo", reward_model="reward-0123456789ab"): "holds no exported reward model",
     }
     with place.beat(), place.worker():
         for job_id, words in says.items():

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -46,6 +46,22 @@ def load_chat_tokens(folder: Path) -> ChatTokens:
 def read_context_tokens(folder: Path) -> int:
     """The longest sequence that the base in a folder reads, without loading it. ModelRefused when there is none."""
     return context_tokens_of(_read_config(folder))
+
+
+def linear_layers(folder: Path) -> frozenset[str]:
+    """What the linear layers in the base's blocks are called, by the last part of their names, without loading it.
+
+    ModelRefused when its files cannot be read.
+    """
+    found: set[str] = set()
+    try:
+        for path in folder.glob("*.safetensors"):
+            with safe_open(path, framework="pt") as tensors:
+                in_blocks = [name for name in tensors.keys() if ".layers." in name and name.endswith(".weight")]  # noqa: SIM118 - it is no mapping
+                found.update(name.split(".")[-2] for name in in_blocks if len(tensors.get_slice(name).get_shape()) == 2)
+    except (OSError, SafetensorError) as error:
+        raise ModelRefused(f"the model in {folder} cannot be loaded: {error}") from error
+    return frozenset(found)
 
 
 def context_tokens_of(config: Any) -> int:

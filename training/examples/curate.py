@@ -88,7 +88,8 @@ def curate(found: PairSet, tokens: ChatTokens, recipe: PairTraining) -> Curated[
     if len(curated.train) < recipe.min_pairs:
         raise TooFewPairs(
             f"{len(curated.train)} pairs are left to train on, the recipe needs {recipe.min_pairs} "
-            f"(kept apart: {len(curated.held_out)}; left out: {curated.skipped or 'none'}); wait for more votes"
+            f"(kept apart: {len(curated.held_out)}; left out: {curated.skipped or 'none'}); wait for more votes",
+            curated.report(),
         )
     return curated
 
@@ -100,7 +101,8 @@ def check_heads(curated: Curated[TokenPair], recipe: PairTraining) -> None:
         raise TooFewPairs(
             f"too few pairs are left to train these heads on: {', '.join(short)}; the recipe needs {recipe.min_pairs} "
             f"for each (kept apart: {len(curated.held_out)}; left out: {curated.skipped or 'none'}). Score two answers "
-            "to a prompt in that aspect (for overall, compare them), or take the head out of the recipe"
+            "to a prompt in that aspect (for overall, compare them), or take the head out of the recipe",
+            curated.report(),
         )
 
 
@@ -130,7 +132,8 @@ def curate_thumbs(found: ThumbSet, tokens: ChatTokens, recipe: KtoRecipe) -> Cur
     if min(up, down) < recipe.min_thumbs:
         raise TooFewThumbs(
             f"{up} thumbs up and {down} down are left to train on, the recipe needs {recipe.min_thumbs} of each "
-            f"(kept apart: {len(curated.held_out)}; left out: {curated.skipped or 'none'}); wait for more votes"
+            f"(kept apart: {len(curated.held_out)}; left out: {curated.skipped or 'none'}); wait for more votes",
+            curated.report(),
         )
     return curated
 
@@ -147,7 +150,8 @@ def curate_demonstrations(found: DemonstrationSet, tokens: ChatTokens, recipe: S
     if len(curated.train) < recipe.min_demonstrations:
         raise TooFewDemonstrations(
             f"{len(curated.train)} demonstrations are left to train on, the recipe needs {recipe.min_demonstrations} "
-            f"(kept apart: {len(curated.held_out)}; left out: {curated.skipped or 'none'}); wait for more edits"
+            f"(kept apart: {len(curated.held_out)}; left out: {curated.skipped or 'none'}); wait for more edits",
+            curated.report(),
         )
     return curated
 

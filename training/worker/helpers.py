@@ -64,16 +64,21 @@ def main(arguments: list[str]) -> int:
     die_with(parent, signal.SIGKILL)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     settings = Settings.read_or_exit()
+    began = False
     try:
         with memory_told():
-            _follow(settings, rank, job_id)
-    except (LostStep, OutOfMemory) as error:  # of which the trainer may not have heard
+            crew, own = _take_seat(settings, rank, job_id)
+            began = True
+            crew.follow(own)
+    except (TrainingError, FeedbackError) as error:
+        if began and not isinstance(error, LostStep | OutOfMemory):
+            log.info("%s", error)  # the trainer fails in the same way, and says so
+            return 0
+        # Of these the trainer may not have heard.
         log.error("%s", error)
-        write_json(settings.job_folder(job_id) / "error.json", {"message": str(error), "retry": error.retry})
+        retry = isinstance(error, TrainingError) and error.retry
+        write_json(settings.job_folder(job_id) / "error.json", {"message": str(error), "retry": retry})
         return EXIT_REFUSED
-    except (TrainingError, FeedbackError) as error:  # the trainer fails in the same way, and says so
-        log.info("%s", error)
-    return 0
 
 
 def die_with(parent: int, by: signal.Signals) -> None:
@@ -84,8 +89,8 @@ def die_with(parent: int, by: signal.Signals) -> None:
         raise SystemExit(EXIT_STOPPED)
 
 
-def _follow(settings: Settings, rank: int, job_id: str) -> None:
-    """Do what the trainer does, until this process is ended. Raises what its loops do."""
+def _take_seat(settings: Settings, rank: int, job_id: str) -> "tuple[Crew, dict[str, object]]":
+    """Meet the trainer with a model of one's own; and what this process has of its own in every loop."""
     from training.base.model import SharedBase
     from training.loops.experience import NoRollouts, no_scorer
     from training.loops.steps import SILENT
@@ -100,7 +105,7 @@ def _follow(settings: Settings, rank: int, job_id: str) -> None:
         sharded=settings.training.shards,
         recompute=settings.training.recompute_activations,
     )
-    crew.follow({"model": model, "watch": SILENT, "rollouts": NoRollouts(), "reward": no_scorer})
+    return crew, {"model": model, "watch": SILENT, "rollouts": NoRollouts(), "reward": no_scorer}
 
 
 def _alone() -> "Crew":

@@ -5,11 +5,16 @@ takes its core, runs `job.run`, and ends with an exit code that `runner` reads. 
 to signals.
 """
 
+import fcntl
 import logging
 import math
 import signal
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from feedback.connection import connect
 from feedback.errors import FeedbackError, LeaseLost, LedgerUnavailable
@@ -27,6 +32,8 @@ from training.worker.helpers import die_with, helped
 from training.worker.memory import memory_told
 
 log = logging.getLogger("training.worker.trainer")
+
+_LOOK_S = 0.2
 
 
 def main(arguments: list[str]) -> int:
@@ -50,6 +57,11 @@ def main(arguments: list[str]) -> int:
         log.error("%s", error)
         retry = error.retry if isinstance(error, TrainingError) else isinstance(error, LedgerUnavailable)
         write_json(settings.job_folder(job_id) / "error.json", {"message": str(error), "retry": retry})
+        return EXIT_REFUSED
+    except Exception as error:
+        log.exception("the trainer failed")
+        message = f"the trainer failed unexpectedly: {type(error).__name__}: {error}; trainer.log says where"
+        write_json(settings.job_folder(job_id) / "error.json", {"message": message, "retry": True})
         return EXIT_REFUSED
 
 
@@ -75,7 +87,7 @@ def work(settings: Settings, claim: Claim, stop: threading.Event) -> None:
         stop=stop,
         report=dict(job.report),
     )
-    with helped(settings, job.id) as meet:
+    with only_one(attempt.folder, stop), helped(settings, job.id) as meet:
         section = settings.training
         device = place(section)
 
@@ -89,6 +101,25 @@ def work(settings: Settings, claim: Claim, stop: threading.Event) -> None:
             )
 
         run(attempt, base)
+
+
+@contextmanager
+def only_one(folder: Path, stop: threading.Event) -> Iterator[None]:
+    """Within: no other trainer of this machine works in the job's folder.
+
+    One whose runner was killed goes on until its patience is over, when the job may long be another's. Stopped when
+    asked to stop while waiting for it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".trainer").open("a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                check(stop)
+                time.sleep(_LOOK_S)
+        yield
 
 
 def stop_on_signals(stop: threading.Event, patience_s: int) -> None:

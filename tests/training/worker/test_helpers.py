@@ -68,6 +68,14 @@ def test_a_helper_that_runs_out_of_memory_ends_its_trainer_with_what_to_change(t
     assert "pass_tokens" in told["message"]
 
 
+def test_a_helper_that_cannot_load_the_base_ends_its_trainer_and_says_why(tmp_path: Path) -> None:
+    refused = "from training.errors import ModelRefused\nraise ModelRefused('the disk cannot be read')"
+    with trainer_and_helper(tmp_path, refused) as trainer:
+        assert trainer.wait(60) == EXIT_REFUSED
+    told = json.loads((tmp_path / "jobs" / JOB / "error.json").read_text())
+    assert told == {"message": "the disk cannot be read", "retry": False}
+
+
 def test_a_process_whose_parent_is_gone_already_ends_at_once() -> None:
     source = "import signal; from training.worker.helpers import die_with; die_with(1, signal.SIGTERM)"
     assert subprocess.run([sys.executable, "-c", source]).returncode == EXIT_STOPPED

@@ -100,6 +100,20 @@ def test_the_trainers_output_is_kept_and_its_end_told(place: Workplace, monkeypa
     job_id = place.start_job()
     monkeypatch.setenv("PYTHONPATH", str(place.home))
     (place.home / "transformers.py").write_text("raise RuntimeError('no such luck')\n")
+    assert make_runner(place).run(job_id) == "failed"
+    job = place.jobs.get(job_id)
+    assert (job.state, job.attempt) == (JobState.queued, 1)
+    assert job.error == "the trainer failed unexpectedly: RuntimeError: no such luck; trainer.log says where"
+    assert "Traceback" in (place.home / "jobs" / job_id / "trainer.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_trainer_that_ends_without_a_word_is_told_of_with_its_last_lines(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = place.start_job()
+    monkeypatch.setenv("PYTHONPATH", str(place.home))
+    (place.home / "transformers.py").write_text("import os\nprint('no such luck', flush=True)\nos._exit(1)\n")
     assert make_runner(place).run(job_id) == "crashed"
     job = place.jobs.get(job_id)
     assert (job.state, job.attempt) == (JobState.queued, 1)
