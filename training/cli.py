@@ -1,4 +1,5 @@
-"""`burnish model` and `burnish jobs`: make the base model; list, start and watch training jobs through the gateway."""
+"""`burnish model`, `burnish jobs` and `burnish rewards`: make the base model; list, start and watch training jobs
+through the gateway; list and serve reward models."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,8 @@ _TOLD = ("margin", "reward_margin", "reward_mean")
 
 model = typer.Typer(help="The base model: convert it, show its digest.", no_args_is_help=True)
 jobs = typer.Typer(help="Training jobs: list, start and watch them.", no_args_is_help=True)
+
+rewards = typer.Typer(help="Exported reward models: list them, serve one.", no_args_is_help=True)
 
 JobArgument = Annotated[str | None, typer.Argument(help="The job's id; the newest job when left out.")]
 
@@ -84,6 +87,37 @@ def watch(job_id: JobArgument = None, every_s: Annotated[float, typer.Option(min
         if job["error"]:
             typer.echo(job["error"], err=True)
         raise typer.Exit(int(job["state"] == "failed"))
+
+
+@rewards.command("list")
+def list_rewards() -> None:
+    """Every exported reward model, with what it is worth on held-out votes."""
+    from training.rewards.reward_files import manifest_of
+
+    with _told():
+        for folder in sorted(load_settings().reward_models.glob("[!.]*")):
+            if (manifest := manifest_of(folder)) is not None:
+                typer.echo(f"{manifest['name']:<30} {_worth(manifest.get('report'))}")
+
+
+@rewards.command("serve")
+def serve_reward(
+    name: Annotated[str, typer.Argument(help="As `rewards list` shows it.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8002,
+) -> None:
+    """Reward answers over HTTP until Ctrl-C: POST /score and /compare."""
+    from training.rewards.scorer import serve
+
+    with _told():
+        settings = load_settings()
+        serve(settings, settings.reward_models / name, host, port)
+
+
+def _worth(report: Mapping[str, Any] | None) -> str:
+    if report is None:
+        return "no held-out votes to judge it by"
+    return f"right on {report['accuracy']:.0%} [{report['low']:.0%}, {report['high']:.0%}] of {report['pairs']} votes"
 
 
 def _newest(gateway: Gateway) -> str:

@@ -7,10 +7,12 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from feedback.errors import UnknownPolicy
 from feedback.ids import BASE_VERSION, JobId
@@ -19,6 +21,8 @@ from feedback.ledger import Ledger
 from feedback.registry import Registry
 from feedback.schedule import Decision
 from feedback.starting import Order, look, request_of
+from training.algorithms import REPLAY, Recipe, SftRecipe
+from training.base.convert import file_digest
 from training.examples.learns_from import learns_from
 from training.recipe import RECIPES, load_recipes
 from training.settings import Settings
@@ -53,7 +57,7 @@ def announcement(settings: Settings) -> Announcement:
     for name, why in refused.items():
         _warn_once(name, why)
     return Announcement(
-        recipes={name: recipe.model_dump(mode="json") for name, recipe in recipes.items()},
+        recipes={name: recipe_body(recipe, settings) for name, recipe in recipes.items()},
         refused=refused,
         learns_from={name: learns_from(recipe) for name, recipe in recipes.items()},
         default_recipe=chosen,
@@ -61,6 +65,25 @@ def announcement(settings: Settings) -> Announcement:
         code_version=code_version(),
         at=time.time(),
     )
+
+
+def recipe_body(recipe: Recipe, settings: Settings) -> dict[str, Any]:
+    """A recipe as its jobs keep it: with the digest of the text that it replays, as far as that can be read."""
+    if isinstance(recipe, SftRecipe) and REPLAY in recipe.shares and settings.training.replay is not None:
+        with suppress(OSError):  # of a file that cannot be read the job tells
+            recipe = recipe.model_copy(update={"replay_digest": digest_kept(settings.training.replay)})
+    return recipe.model_dump(mode="json")
+
+
+def digest_kept(path: Path) -> str:
+    """SHA-256 of a file, read anew only when it has changed: every look at the schedule asks for it."""
+    stat = path.stat()
+    return _digest(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=4)
+def _digest(path: Path, changed_ns: int, size: int) -> str:
+    return file_digest(path)
 
 
 def tick(desk: Desk, send: Send) -> Decision:

@@ -14,14 +14,15 @@ from typing import Any
 from feedback.events import turns_named
 from feedback.ids import BASE_VERSION, Version
 from feedback.policies import Policy, PolicyState, RegistryView
-from training.algorithms import AdapterRecipe, AnyRewardRecipe, OnPolicy, PolicyRecipe, Recipe, SftRecipe
+from training.algorithms import REPLAY, AdapterRecipe, AnyRewardRecipe, OnPolicy, PolicyRecipe, Recipe, SftRecipe
+from training.base.convert import file_digest
 from training.base.loading import linear_layers, load_chat_tokens, read_context_tokens
 from training.base.model import SharedBase
 from training.by_recipe import Desk, make_reward_model, train_by
 from training.errors import GatewayRefused, GivenUp, ModelRefused, RecipeRefused, SettingsRefused, TooFew
 from training.examples.context import within_context
 from training.examples.lessons import Lessons, Snapshot, draw_lessons
-from training.examples.replay import REPLAY, Replayed, load_replay
+from training.examples.replay import Replayed, load_replay
 from training.examples.tokens import ChatTokens
 from training.judging.evaluate import Judge, compare_on_votes, measure, summarise
 from training.judging.gate import Report, Verdict, judge
@@ -171,7 +172,12 @@ def read_replay(settings: Settings, tokens: ChatTokens, recipe: Recipe) -> Repla
             f"shares.replay = {recipe.shares['replay']:g}: the recipe replays text, but training.replay names no file; "
             "set BURNISH_TRAINING_REPLAY, or leave the share out"
         )
-    return load_replay(settings.training.replay, tokens, recipe.max_example_tokens)
+    replayed = load_replay(settings.training.replay, tokens, recipe.max_example_tokens)
+    if recipe.replay_digest not in (None, file_digest(settings.training.replay)):
+        raise SettingsRefused(
+            f"training.replay = {settings.training.replay} was changed after the job was made; start a new one"
+        )
+    return replayed
 
 
 def train_once(attempt: Attempt, bench: Bench, recipe: PolicyRecipe) -> Published:

@@ -1,5 +1,6 @@
 """The control queue's work on a real ledger: announcing, starting jobs by the schedule, finding unclaimed ones."""
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -183,6 +184,21 @@ def test_a_folder_of_recipes_that_is_not_there_is_told_of_and_nothing_trains_by_
     offer = place.jobs.announcement()
     assert offer is not None
     assert offer.recipes == {}
+
+
+def test_another_text_to_replay_makes_another_job(place: Workplace) -> None:
+    text = place.home / "replay.jsonl"
+    own = recipe_folder(place, mine=b'algorithm = "sft"\n[shares]\npreferred = 1\nreplay = 1')
+    desk = make_desk(with_votes(place), training={"recipe": "mine", "replay": text, **own})
+    digests = []
+    for content in ("a", "b", "b"):
+        text.write_text(content)
+        digests.append(control.announcement(desk.settings).recipes["mine"]["replay_digest"])
+    assert digests[0] != digests[1] == digests[2] == hashlib.sha256(b"b").hexdigest()
+    text.unlink()
+    offer = control.announcement(desk.settings)
+    assert offer.recipes["mine"]["replay_digest"] is None
+    assert "replay_digest" not in offer.recipes["dpo"]
 
 
 def test_what_an_editor_leaves_beside_a_recipe_is_no_recipe(place: Workplace) -> None:

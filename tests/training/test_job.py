@@ -15,7 +15,7 @@ from feedback.policies import PolicyState
 from tests.training.stand_in_gateway import stand_in_gateway
 from tests.training.workplace import LINE, TENANT, Workplace
 from training.base.model import SharedBase
-from training.errors import GivenUp, NotThere, TooFewPairs, TooFewPrompts
+from training.errors import GivenUp, NotThere, SettingsRefused, TooFewPairs, TooFewPrompts
 from training.examples.tokens import ChatTokens
 from training.job import run
 from training.rewards.reward_files import load_reward
@@ -147,6 +147,17 @@ def test_a_policy_without_room_for_its_answers_is_refused_before_anything_is_tra
         run_attempt(place, held, url)
     assert place.jobs.curve(held.job_id) == []
     assert not (place.home / "reward_models").exists()
+
+
+def test_a_text_to_replay_that_was_changed_after_the_job_was_made_is_refused(
+    place: Workplace, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place.home / "replay.jsonl").write_text('{"messages": [{"role": "user", "content": "Tea?"}], "answer": "Yes."}')
+    monkeypatch.setenv("BURNISH_TRAINING_REPLAY", str(place.home / "replay.jsonl"))
+    shares = {"preferred": 1, "replay": 1}
+    held = claim(place, place.start_job(algorithm="sft", shares=shares, replay_digest="0" * 64))
+    with stand_in_gateway(redis_url) as url, pytest.raises(SettingsRefused, match="was changed after the job was made"):
+        run_attempt(place, held, url)
 
 
 def test_thumbs_alone_make_a_judged_version(place: Workplace, redis_url: str) -> None:

@@ -12,6 +12,7 @@ from ui.markup import answer_html, attr
 from ui.status.charts import Line, line_chart, number
 from ui.status.console import allowed
 from ui.status.operators import IDLE_S, Operators
+from ui.status.view import CHARTS, curves_html
 from ui.visitor import COOKIE, Visitors, load_secret
 
 SECRET = b"0" * 64
@@ -136,3 +137,18 @@ def test_only_allowed_moves_are_offered(policy: dict[str, Any], moves: tuple[str
 )
 def test_errors_are_told_in_plain_sentences(error: UiError, told: str) -> None:
     assert told in sentence(error)
+
+
+CURVES = (
+    *("loss", "margin", "reward_margin", "chosen_logprob", "rejected_logprob", "accuracy", "kl", "reference_kl"),
+    *("entropy", "answer_tokens", "grad_norm", "reward_mean", "reward_spread", "clip_fraction", "value_error"),
+)
+
+
+@pytest.mark.parametrize("key", CURVES)
+def test_every_curve_of_a_job_is_drawn_in_a_chart_of_its_own(key: str) -> None:
+    [title] = [title for title, lines in CHARTS if key in dict(lines)]
+    drawn = curves_html([{"step": step, key: 0.5 * step} for step in (1, 2, 3)])
+    assert drawn.count("<figure") == 1
+    assert title in drawn
+    assert "1.5" in drawn, "the last value"

@@ -1,6 +1,6 @@
 """What each algorithm may be told: frozen models with the meaning and bounds of every field. Never imports torch."""
 
-from training.algorithms.answers import DemonstrationSource, KtoRecipe, SftRecipe
+from training.algorithms.answers import REPLAY, DemonstrationSource, KtoRecipe, SftRecipe
 from training.algorithms.common import AdapterRecipe, Frozen, OptimizerRecipe, PairTraining, Training
 from training.algorithms.on_policy import (
     GrpoRecipe,
@@ -46,6 +46,7 @@ Recipe = PolicyRecipe | AnyRewardRecipe
 __all__ = [
     "BETA",
     "FLIP_RATE",
+    "REPLAY",
     "AdapterRecipe",
     "AnyRewardRecipe",
     "ConservativeDpoRecipe",

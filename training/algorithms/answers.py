@@ -1,6 +1,6 @@
 """What is told to those who learn from single answers: with thumbs, or shown as they should be."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator
 
@@ -23,6 +23,8 @@ class KtoRecipe(Training):
     min_thumbs: int = Field(default=4, ge=1, le=1_000_000, description="Fewest thumbs of each side to go on with.")
 
 
+REPLAY: Final = "replay"
+"""The source of demonstrations that nobody here made: general text from a file."""
 DemonstrationSource = Literal["edit", "preferred", "liked", "replay"]
 
 
@@ -43,6 +45,11 @@ class SftRecipe(Training):
         description="Cap per source: most times that one source's examples are repeated to reach its share.",
     )
     batch_examples: int = Field(default=16, ge=1, le=1024, description="Least answers an optimizer step learns from.")
+    replay_digest: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 of the text to replay, so that a job says which it was; filled in when the job is made.",
+    )
     pack: bool = Field(default=True, description="Several examples to a pass; they never see each other.")
     min_demonstrations: int = Field(default=4, ge=1, le=1_000_000, description="Fewest demonstrations to go on with.")
 

@@ -5,18 +5,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from feedback.holdout import is_held_out
 from feedback.turns import Message
+from training.algorithms import REPLAY
 from training.errors import PromptRefused, SettingsRefused
 from training.examples.example import TokenAnswer
 from training.examples.tokens import ChatTokens
 
-REPLAY: Final = "replay"
-"""The source of its rows."""
 MOST_TOKENS = 4 * 2**20
 """Tokens that are taken of a file, from its start: more than a job can use, and few enough to lie in memory."""
 

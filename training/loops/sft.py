@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.algorithms import SftRecipe
+from training.algorithms import REPLAY, SftRecipe
 from training.base.model import SharedBase
 from training.examples.batches import Pass, make_pass, pack
 from training.examples.example import TokenAnswer
-from training.examples.replay import REPLAY
 from training.loops.steps import ENTROPY_EVERY, POLICY, Run, Watch, mean_weight, plan_steps, train
 
 

@@ -76,18 +76,16 @@ class RewardModel:
         return RewardModel(self.base, self.tokens, self.recipe, self.members, temperature=temperature)
 
     def rewards(self, asked: Sequence[Answered], stopping: Callable[[], None] = lambda: None) -> list[Reward]:
-        """One reward for each answer, in their order; a prompt is read once for all its answers.
+        """One reward for each answer, in their order; a prompt is read once for all its answers in a pass.
 
         RewardRefused for a pairwise model, which tells answers apart but rewards none alone.
         """
         if self.is_pairwise:
             raise RewardRefused("this is a pairwise reward model: it compares two answers, it rewards none alone")
-        places: dict[TokenIds, list[int]] = {}
-        for place, each in enumerate(asked):
-            places.setdefault(each.prompt, []).append(place)
-        items = [Item(prompt, tuple(asked[i].answer for i in own)) for prompt, own in places.items()]
+        parts = by_prompt(asked, self.recipe.pass_tokens)
+        items = [Item(asked[own[0]].prompt, tuple(asked[i].answer for i in own)) for own in parts]
         values_MNK = self._values(items, stopping)
-        order = [place for own in places.values() for place in own]
+        order = [place for own in parts for place in own]
         values_MNK = values_MNK[:, torch.tensor(order, dtype=torch.long).argsort()]
         joined_MN = torch.stack([self._joined(values_NK) for values_NK in values_MNK])
         means_NK = values_MNK.mean(dim=0)
@@ -128,6 +126,20 @@ class RewardModel:
                 with torch.no_grad():
                     values_MNK[number, places] = head_values(self.base, member, batch, self.recipe)
         return values_MNK
+
+
+def by_prompt(asked: Sequence[Answered], pass_tokens: int) -> list[list[int]]:
+    """The places of answers that share one reading of their prompt: as many of each prompt's as a pass takes."""
+    parts: list[list[int]] = []
+    open_parts: dict[TokenIds, tuple[list[int], int]] = {}
+    for place, each in enumerate(asked):
+        part, room = open_parts.get(each.prompt, ([], 0))
+        if not part or len(each.answer) > room:
+            part, room = [], pass_tokens - len(each.prompt)
+            parts.append(part)
+        part.append(place)
+        open_parts[each.prompt] = part, room - len(each.answer)
+    return parts
 
 
 @dataclass(frozen=True)

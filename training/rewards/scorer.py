@@ -1,12 +1,10 @@
-"""A process of its own that answers HTTP with an exported reward model: `python -m training.rewards.scorer FOLDER`.
+"""An exported reward model behind HTTP, in a process of its own: `burnish rewards serve NAME`.
 
 POST /score rewards answers, POST /compare weighs two against each other, GET /healthz says which model it is. Binds to
 loopback unless told otherwise and asks for no key: put it behind something that does before others can reach it.
 """
 
-import argparse
 import logging
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -22,17 +20,16 @@ from starlette.concurrency import run_in_threadpool
 from training.base.convert import model_digest
 from training.base.loading import load_chat_tokens
 from training.base.model import SharedBase
-from training.errors import PromptRefused, RewardRefused, TrainingError
+from training.errors import PromptRefused, RewardRefused
 from training.examples.example import TokenPair
 from training.examples.tokens import TokenIds
-from training.rewards.reward_files import load_reward
+from training.rewards.reward_files import check_made_for, load_reward
 from training.rewards.reward_model import Answered, RewardModel
-from training.settings import load_settings
+from training.settings import Settings
 from training.worker.place import place
 
 log = logging.getLogger("training.rewards.scorer")
 
-PORT = 8002
 MOST_ITEMS = 256
 MOST_BYTES = 8 * 2**20
 
@@ -218,26 +215,12 @@ def error_page(status: int, message: str, param: str | None = None) -> Response:
     return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": None}}, status)
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.rewards.scorer", description=__doc__)
-    parser.add_argument("folder", type=Path, help="an exported reward model")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=PORT, help="port to listen on")
-    given = parser.parse_args(arguments)
+def serve(settings: Settings, folder: Path, host: str, port: int) -> None:
+    """Serve one reward model until the process is asked to stop. TrainingError when it cannot be loaded."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
-        settings = load_settings()
-        tokens = load_chat_tokens(settings.model_path)
-        base = SharedBase(settings.model_path, place(settings.training))
-        digest = settings.base_digest() or model_digest(settings.model_path)
-        model = load_reward(given.folder, base, tokens, digest)
-    except TrainingError as error:
-        log.error("%s", error)
-        return 1
-    log.info("rewarding with %s on http://%s:%d", given.folder.name, given.host, given.port)
-    uvicorn.run(build_app(model, given.folder.name), host=given.host, port=given.port, log_level="warning")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    digest = settings.base_digest() or model_digest(settings.model_path)
+    check_made_for(folder, digest)
+    base = SharedBase(settings.model_path, place(settings.training))
+    model = load_reward(folder, base, load_chat_tokens(settings.model_path), digest)
+    log.info("rewarding with %s on http://%s:%d", folder.name, host, port)
+    uvicorn.run(build_app(model, folder.name), host=host, port=port, log_level="warning")

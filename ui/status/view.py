@@ -80,7 +80,7 @@ def training_html(facts: Facts) -> str:
         return '<section class="card"><h2>Training</h2><p class="faint">No job has run yet.</p></section>'
     rows = "".join(_job_row(job, job["id"] == facts.job["id"]) for job in facts.jobs[:8])
     return (
-        f'<section class="card"><h2>Training</h2>{_job_html(facts.job)}{_curves_html(facts.job.get("curve") or [])}'
+        f'<section class="card"><h2>Training</h2>{_job_html(facts.job)}{curves_html(facts.job.get("curve") or [])}'
         f'<h3>Jobs</h3><ul class="rows">{rows}</ul></section>'
     )
 
@@ -212,7 +212,9 @@ CHARTS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 """The charts a job may have: title, then each line's key in a curve point and its name. The empty are left out."""
 
 
-def _curves_html(curve: Sequence[Mapping[str, Any]]) -> str:
+def curves_html(curve: Sequence[Mapping[str, Any]]) -> str:
+    """A chart for each of CHARTS that the points have something of."""
+
     def line(key: str, name: str, tone: Tone) -> Line:
         return Line(name, [(float(p["step"]), float(p[key])) for p in curve if p.get(key) is not None], tone)
 

@@ -20,7 +20,7 @@ from training.recipe import parse_recipe
 from training.rewards.calibration import HOTTEST
 from training.rewards.reading import read_pairs
 from training.rewards.reward_files import Exported, RewardOrigin, check_folder, export_reward, load_reward
-from training.rewards.reward_model import Answered, RewardModel, assess
+from training.rewards.reward_model import Answered, RewardModel, assess, by_prompt
 from training.rewards.rewarding import find_exported
 
 ORIGIN = RewardOrigin(base_digest="ba5e", job_id="job-1", recipe_name="reward")
@@ -97,6 +97,23 @@ def test_answers_keep_their_order_whatever_prompts_they_share(
     alone = [model.rewards([item])[0].value for item in items]
     assert [each.value for each in model.rewards(items)] == pytest.approx(alone, abs=1e-5)
     assert len({round(value, 4) for value in alone}) > 4
+
+
+def test_many_answers_to_one_prompt_are_rewarded_in_passes_of_the_recipes_length() -> None:
+    asked = [Answered((1, 2), (3,) * n) for n in (4, 4, 4, 90)] + [Answered((5,), (6,))]
+    assert by_prompt(asked, 10) == [[0, 1], [2], [3], [4]]
+    assert by_prompt(asked, 1000) == [[0, 1, 2, 3], [4]]
+
+
+@pytest.mark.parametrize("pass_tokens", [32, 4096])
+def test_rewards_come_in_the_order_that_they_were_asked_in(
+    tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path, pass_tokens: int
+) -> None:
+    model = trained(tiny_model, tiny_tokens, tmp_path, pass_tokens=pass_tokens)
+    items = asked(tiny_tokens)
+    mixed = [*items[::2], *items[1::2], items[0]]
+    alone = [model.rewards([each])[0].value for each in mixed]
+    assert [each.value for each in model.rewards(mixed)] == pytest.approx(alone, abs=1e-5)
 
 
 def test_an_ensemble_gives_mean_and_spread_of_its_members(

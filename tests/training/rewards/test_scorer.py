@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from deploy.cli import app
 from tests.services import ROOT, answers, free_port, offline, running
 from tests.training.loops.notes import Notes
 from tests.training.tiny import TEMPLATE, make_pairs, make_reward_recipe, make_tokenizer
@@ -38,6 +40,7 @@ class Scorer:
     """A running scorer and the model it answers with, loaded here too."""
 
     url: str
+    home: Path
     model: RewardModel
     name: str
 
@@ -62,18 +65,20 @@ def start(kind: str, model: Path, tokens: ChatTokens, home: Path) -> Iterator[Sc
     members = train_reward(base, read_pairs(pairs, recipe, tokens), recipe, home / "job", Notes().watch())
     origin = RewardOrigin(model_digest(model), "job-1", kind)
     trained = RewardModel(base, tokens, recipe, members)
-    folder = export_reward(trained, origin, home / "models", lambda written: assess(written, pairs, pairs)).folder
+    folder = export_reward(
+        trained, origin, home / "reward_models", lambda written: assess(written, pairs, pairs)
+    ).folder
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with running(
-        [sys.executable, "-m", "training.rewards.scorer", str(folder), "--port", str(port)],
+        [sys.executable, "-m", "deploy.cli", "rewards", "serve", folder.name, "--port", str(port)],
         log=home / "scorer.log",
         ready=lambda: answers(f"{url}/healthz"),
         within_s=120,
         env={**offline(), "BURNISH_MODEL_PATH": str(model), "BURNISH_HOME": str(home), "PYTHONPATH": str(ROOT)},
     ):
         loaded = load_reward(folder, SharedBase(model, torch.device("cpu")), tokens, model_digest(model))
-        yield Scorer(url, loaded, folder.name)
+        yield Scorer(url, home, loaded, folder.name)
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +194,16 @@ def test_an_unknown_path_is_told_what_there_is(scorer: Scorer) -> None:
     assert status == 404
     assert "/score" in body["error"]["message"]
     assert scorer.post("/healthz", {})[0] == 405
+
+
+def test_exported_models_are_listed_with_their_worth_and_one_that_is_not_there_is_named(
+    scorer: Scorer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BURNISH_HOME", str(scorer.home))
+    monkeypatch.setenv("BURNISH_MODEL_PATH", str(tiny_model))
+    listed = CliRunner().invoke(app, ["rewards", "list"])
+    assert listed.output.startswith(f"{scorer.name} ")
+    assert "of 24 votes" in listed.output
+    missing = CliRunner().invoke(app, ["rewards", "serve", "reward-0123456789ab"])
+    assert missing.exit_code == 1
+    assert "reward-0123456789ab holds no exported reward model" in missing.output
