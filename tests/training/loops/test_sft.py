@@ -74,6 +74,25 @@ def test_without_packing_every_example_has_a_pass_of_its_own(tiny_tokens: ChatTo
     assert len(pack_answers(shown, make_sft_recipe(pass_tokens=10_000, batch_examples=20))) == 1
 
 
+def test_a_pass_in_halves_teaches_the_same(tiny_model: Path, tiny_tokens: ChatTokens) -> None:
+    base = SharedBase(tiny_model, torch.device("cpu"), FP32)
+    base.add_adapter(POLICY, make_sft_recipe().adapter, seed=0)
+    whole = make_answer_pass(make_demonstrations(tiny_tokens))
+    total = float(whole.weights.sum())
+    gradients = []
+    for parts in ([whole], whole.halves()):
+        assert sum(len(part.answers) for part in parts) == len(whole.answers)
+        for parameter in base.parameters(POLICY).values():
+            parameter.grad = None
+        for part in parts:
+            learn_pass(base, part, total)
+        gradients.append(torch.cat([p.grad.flatten() for p in base.parameters(POLICY).values() if p.grad is not None]))
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-3)
+    [alone] = make_answer_pass(whole.answers[:1]).halves()
+    assert alone.answers == whole.answers[:1]
+
+
 def named(source: str, n: int) -> Sequence[TokenAnswer]:
     return [TokenAnswer(f"{source}-{i}", "q", (1,), (2,), source=source) for i in range(n)]
 
