@@ -24,7 +24,7 @@ MOUNTED = {
     "keys": Mounted("serve.cli", "keys", "API keys: make, list and revoke them."),
     "policies": Mounted("serve.cli", "policies", "Policy versions: list, promote, withdraw and roll back."),
     "model": Mounted("training.cli", "model", "The base model: convert it, show its digest."),
-    "jobs": Mounted("training.cli", "jobs", "Training jobs: list, start and watch them."),
+    "jobs": Mounted("training.cli", "jobs", "Training jobs: list, start, watch and cancel them."),
     "rewards": Mounted("training.cli", "rewards", "Exported reward models: list them, serve one."),
     "votes": Mounted("feedback.cli", "votes", "What people said: count and show it."),
 }

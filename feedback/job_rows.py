@@ -55,7 +55,10 @@ class Announcement(BaseModel):
 
 
 class Job(BaseModel):
-    """One training run. `progress` runs from 0 to 1, times are Unix seconds, `stage` names what it is doing."""
+    """One training run. `progress` runs from 0 to 1, times are Unix seconds, `stage` names what it is doing.
+
+    `cancelled`: who wants it to end, and why.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -80,6 +83,7 @@ class Job(BaseModel):
     lease_until: float = 0.0
     worker: str | None = None
     error: str | None = None
+    cancelled: str | None = None
     version: Version | None = None
     report: dict[str, Any] = {}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from feedback.connection import Client, lua, translated
-from feedback.errors import LeaseLost, UnknownJob
+from feedback.errors import LeaseLost, MoveRefused, UnknownJob
 from feedback.ids import EventId, JobId, LineName, Version, new_nonce
 from feedback.job_rows import Announcement, Claim, Created, Job, JobRequest, JobState, job_id, job_of, snapshot_digest
 from feedback.keyspace import Keyspace
@@ -23,6 +23,7 @@ class JobStore:
         self._create = lua(client, "create_job")
         self._claim = lua(client, "claim_job")
         self._guarded = lua(client, "guarded_write")
+        self._cancel = lua(client, "cancel_job")
 
     def announce(self, announcement: Announcement) -> None:
         with translated():
@@ -146,6 +147,18 @@ class JobStore:
             {"error": error, "lease_until": "0", "token": ""} | (waiting if retry else ended),
             ending="failed",
         )
+
+    def cancel(self, job: JobId, *, actor: str, reason: str) -> Job:
+        """Has a job end: a waiting one at once, a running one as soon as its worker looks.
+
+        UnknownJob when there is none, MoveRefused when it has ended already. It may be started again.
+        """
+        with translated():
+            state = self._cancel(keys=[self._keys.job(job)], args=[f"cancelled by {actor}: {reason}"])
+        found = self.get(job)
+        if state in (JobState.done, JobState.failed):
+            raise MoveRefused(f"job {job} is {found.state}; only one that waits or runs can be cancelled")
+        return found
 
     def get(self, job: JobId) -> Job:
         """The job. UnknownJob when there is none."""

@@ -30,6 +30,14 @@ class Start(BaseModel):
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
 
 
+class Cancel(BaseModel):
+    """Why a job is to end; it stays with the job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
+
+
 @dataclass(frozen=True)
 class Training:
     """What the ledger says about training; no I/O but the ledger's."""
@@ -88,6 +96,13 @@ def job_routes(training: Training) -> APIRouter:
         made = jobs.create(training.request(start, announced, f"key {caller_of(request).key_id}"))
         content = orjson.dumps(_job_json(made.job))
         return Response(content, status_code=201 if made.created else 200, media_type="application/json")
+
+    @router.post("/operator/jobs/{job_id}/cancel")
+    @needs(Scope.operator)
+    def cancel_job(request: Request, job_id: str, cancel: Cancel) -> dict[str, Any]:
+        """A job that waits has failed then; one that runs does so within seconds."""
+        actor = f"key {caller_of(request).key_id}"
+        return _job_json(jobs.cancel(JobId(job_id), actor=actor, reason=cancel.reason))
 
     @router.get("/operator/schedule")
     @needs(Scope.operator)

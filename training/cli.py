@@ -1,5 +1,5 @@
-"""`burnish model`, `burnish jobs` and `burnish rewards`: make the base model; list, start and watch training jobs
-through the gateway; list and serve reward models."""
+"""`burnish model`, `burnish jobs` and `burnish rewards`: make the base model; list, start, watch and cancel training
+jobs through the gateway; list and serve reward models."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ _TOLD = ("margin", "reward_margin", "reward_mean")
 """What `watch` tells of a curve point beside its loss, where a loop has it."""
 
 model = typer.Typer(help="The base model: convert it, show its digest.", no_args_is_help=True)
-jobs = typer.Typer(help="Training jobs: list, start and watch them.", no_args_is_help=True)
+jobs = typer.Typer(help="Training jobs: list, start, watch and cancel them.", no_args_is_help=True)
 
 rewards = typer.Typer(help="Exported reward models: list them, serve one.", no_args_is_help=True)
 
@@ -64,6 +64,16 @@ def start(
     body = {"reason": reason} | ({"recipe": recipe} if recipe else {})
     with _told():
         typer.echo(_line(_gateway().post("/operator/jobs", body)))
+
+
+@jobs.command()
+def cancel(
+    job_id: Annotated[str, typer.Argument(help="The job's id, as `jobs list` shows it.")],
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; it stays with the job.")],
+) -> None:
+    """End a job that waits or runs; what it sampled stays, and it may be started again."""
+    with _told():
+        typer.echo(_line(_gateway().post(f"/operator/jobs/{job_id}/cancel", {"reason": reason})))
 
 
 @jobs.command()

@@ -184,6 +184,10 @@ class OperatorGateway:
         named = {"recipe": recipe} if recipe else {}
         return await self._wire.call(key, "POST", "/operator/jobs", json={"reason": reason, **named})
 
+    async def cancel(self, key: str, job_id: str, reason: str) -> Json:
+        """The job, which has ended or is about to."""
+        return await self._wire.call(key, "POST", f"/operator/jobs/{job_id}/cancel", json={"reason": reason})
+
     async def move(self, key: str, version: str, move: str, reason: str) -> Json:
         """`move` is promote or withdraw."""
         return await self._wire.call(key, "POST", f"/operator/policies/{version}/{move}", json={"reason": reason})

@@ -7,7 +7,7 @@ local state = redis.call('HGET', KEYS[1], 'state')
 if state and state ~= 'failed' then return 0 end
 -- What the failed attempts left must not end the new ones: under its old counter the job would find its rejected
 -- version again and be done without having been judged.
-redis.call('HDEL', KEYS[1], 'counter', 'started_at', 'finished_at', 'report', 'version')
+redis.call('HDEL', KEYS[1], 'counter', 'started_at', 'finished_at', 'report', 'version', 'cancelled')
 redis.call('DEL', KEYS[1] .. ':curve')
 redis.call('HSET', KEYS[1], 'state', 'queued', 'attempt', '0', 'error', '', 'lease_until', '0', 'token', '',
            'create_nonce', ARGV[5])

@@ -252,6 +252,34 @@ def test_the_counter_and_the_draft_of_a_job_are_the_same_for_every_attempt(regis
     assert registry.epoch() == epoch
 
 
+def test_a_job_that_nobody_took_is_cancelled_at_once_and_may_be_started_again(jobs: JobStore) -> None:
+    made = jobs.create(make_request()).job
+    ended = jobs.cancel(made.id, actor="key k", reason="the wrong recipe")
+    assert (ended.state, ended.error) == (JobState.failed, "cancelled by key k: the wrong recipe")
+    assert ended.finished_at is not None
+    assert jobs.claim(made.id, worker="w", lease_s=60) is None
+    with pytest.raises(MoveRefused, match="is failed; only one that waits or runs"):
+        jobs.cancel(made.id, actor="key k", reason="again")
+    again = jobs.create(make_request()).job
+    assert (again.id, again.state, again.cancelled) == (made.id, JobState.queued, None)
+
+
+def test_a_job_that_somebody_worked_on_is_left_to_its_worker_to_end(jobs: JobStore) -> None:
+    claim = claimed(jobs)
+    asked = jobs.cancel(claim.job_id, actor="key k", reason="too slow")
+    assert (asked.state, asked.cancelled) == (JobState.running, "cancelled by key k: too slow")
+    jobs.cancel(claim.job_id, actor="key k", reason="once more")
+    jobs.release(claim)
+    waiting = jobs.cancel(claim.job_id, actor="key k", reason="while it waits")
+    assert (waiting.state, waiting.cancelled) == (JobState.queued, "cancelled by key k: too slow")
+    claim = claimed(jobs)
+    jobs.finish(claim, version=None)
+    with pytest.raises(MoveRefused, match="is done"):
+        jobs.cancel(claim.job_id, actor="key k", reason="too late")
+    with pytest.raises(UnknownJob):
+        jobs.cancel(JobId("job-none"), actor="key k", reason="x")
+
+
 def test_progress_and_curves_can_be_read_while_it_runs_and_a_repeated_step_stands_once(
     jobs: JobStore,
 ) -> None:

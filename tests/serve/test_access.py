@@ -39,6 +39,7 @@ NEEDS = {
     ("GET", "/operator/jobs"): Scope.operator,
     ("POST", "/operator/jobs"): Scope.operator,
     ("GET", "/operator/jobs/{job_id}"): Scope.operator,
+    ("POST", "/operator/jobs/{job_id}/cancel"): Scope.operator,
     ("GET", "/operator/schedule"): Scope.operator,
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,

@@ -179,6 +179,11 @@ def test_a_job_needs_a_worker_a_known_recipe_and_eight_pairs(api: httpx.Client, 
     jobs.add_point(claim, {"step": 1, "loss": 0.69})
     assert api.get(f"/operator/jobs/{job['id']}").json()["curve"] == [{"step": 1, "loss": 0.69}]
     assert api.get(f"/operator/jobs/{job['id']}?after=1").json()["curve"] == []
+    cancel = f"/operator/jobs/{job['id']}/cancel"
+    error_of(api.post(cancel, json={}), 400)
+    cancelled = api.post(cancel, json={"reason": "too slow"}).json()
+    assert (cancelled["state"], cancelled["cancelled"].partition(": ")[2]) == ("running", "too slow")
+    error_of(api.post("/operator/jobs/job-none/cancel", json={"reason": "x"}), 404)
 
     schedule = api.get("/operator/schedule").json()
     assert (schedule["train"], schedule["new"], schedule["needed"]) == (False, 0, 9)

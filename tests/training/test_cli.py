@@ -46,6 +46,11 @@ def test_jobs_are_started_and_listed_through_the_gateway(place: Workplace) -> No
     code, said = run(jobs, "list")
     assert code == 0
     assert f"{job.id}  queued" in said
+    code, said = run(jobs, "cancel", job.id, "--reason", "not now")
+    assert (code, f"{job.id}  failed" in said) == (0, True), said
+    code, said = run(jobs, "cancel", job.id, "--reason", "not now")
+    assert (code, "only one that waits or runs" in said) == (1, True), said
+    assert run(jobs, "start", "--reason", "now after all", "--recipe", "smoke")[0] == 0
     claim = place.jobs.claim(job.id, worker="w", lease_s=60)
     assert claim is not None
     place.jobs.add_point(claim, {"step": 1, "loss": 0.6931, "margin": 0.0})

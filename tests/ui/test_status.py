@@ -171,6 +171,13 @@ def test_an_operator_sees_the_job_and_the_gate_and_rolls_back(page: "Page", syst
     assert view.live == BASE_VERSION
     assert view.policies[version].state == "withdrawn"
     assert "people like it less" in page.locator("#audit").inner_text()
+    page.click("#training [data-move=cancel]")
+    page.fill("#reason", "it learns nothing")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".notice.good:has-text('is being cancelled')")
+    page.wait_for_selector("#training :text('it learns nothing')")
+    assert page.locator("#training [data-move=cancel]").count() == 0, "once is enough"
+    assert "it learns nothing" in str(system.rows.jobs.get(running.job_id).cancelled)
     system.rows.jobs.fail(running, "ended by the test", retry=False)
 
 
@@ -216,7 +223,7 @@ def test_a_move_that_is_refused_is_told_and_a_key_is_forgotten_on_signing_out(pa
     version = system.rows.draft(claim, uuid.uuid4().hex[:12])
     system.rows.judge(claim, version, "inconclusive")
     sign_in(page, system, system.gateway.key("operator"))
-    page.click(f"[data-move=promote][data-version='{version}']")
+    page.click(f"[data-move=promote][data-of='{version}']")
     page.fill("#reason", "to see it refused: there are no files")
     page.keyboard.press("Enter")
     page.wait_for_selector(".notice.bad")

@@ -55,6 +55,9 @@ class Runner:
             claim = self._jobs.claim(job_id, worker=worker, lease_s=section.lease_s)
             if claim is None:
                 return "taken or ended"
+            if (why := self._jobs.get(job_id).cancelled) is not None:
+                self._fail(claim, why, False)
+                return "cancelled"
             if claim.attempt > section.max_attempts:
                 self._fail(claim, f"given up after {section.max_attempts} attempts{self._former_error(job_id)}", False)
                 return "given up"
@@ -76,6 +79,9 @@ class Runner:
             return "lease lost"
         if code == 0:
             return "done"
+        if (why := self._cancelled(claim)) is not None:
+            self._fail(claim, why, False)
+            return "cancelled"
         if code == EXIT_STOPPED or (self._stop.is_set() and code != EXIT_REFUSED):
             # Asked to stop, it may end by the signal itself: before it listens, or when its patience is over.
             self._tell(lambda: self._jobs.release(claim))
@@ -111,12 +117,14 @@ class Runner:
         section = self._settings.training
         next_beat = 0.0
         kill_at: float | None = None
+        cancelled = False
         while trainer.poll() is None:
             now = time.monotonic()
             if now >= next_beat:
                 next_beat = now + section.lease_s / 4
                 try:
                     self._jobs.heartbeat(claim, section.lease_s)
+                    cancelled = self._jobs.get(claim.job_id).cancelled is not None
                 except LeaseLost as error:
                     log.warning("%s", error)
                     trainer.kill()
@@ -124,12 +132,14 @@ class Runner:
                     return True
                 except LedgerUnavailable as error:
                     log.warning("no heartbeat, the trainer goes on: %s", error)
-            if self._stop.is_set() and kill_at is None:
+            if (self._stop.is_set() or cancelled) and kill_at is None:
                 trainer.send_signal(signal.SIGTERM)
                 kill_at = now + section.stop_patience_s
             if kill_at is not None and now >= kill_at:
                 trainer.kill()
                 trainer.wait()
+                if cancelled:
+                    return False
                 self._tell(lambda: self._jobs.release(claim))
                 raise LeaseLost(f"job {claim.job_id} was given back without a last checkpoint")
             time.sleep(_POLL_S)
@@ -166,6 +176,13 @@ class Runner:
         """Nor does it leave what it only sampled from."""
         self._registry.end_rollouts(claim)
         remove_rollouts(self._settings.adapters, claim.job_id)
+
+    def _cancelled(self, claim: Claim) -> str | None:
+        """Who wants the job to end, and why; None, too, while the ledger cannot say."""
+        try:
+            return self._jobs.get(claim.job_id).cancelled
+        except LedgerUnavailable:
+            return None
 
     def _former_error(self, job_id: JobId) -> str:
         error = self._jobs.get(job_id).error

@@ -12,7 +12,7 @@ from ui.errors import GatewayRefused, NotSignedIn
 from ui.gateway import Json, OperatorGateway
 from ui.markup import short_version
 
-Move = Literal["promote", "withdraw", "rollback", "train"]
+Move = Literal["promote", "withdraw", "rollback", "train", "cancel"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Asked:
-    """A move that waits for its reason; `version` is empty for rollback and train."""
+    """A move that waits for its reason. `of` is the version to promote or withdraw, the job to cancel, or empty."""
 
     move: Move
-    version: str = ""
+    of: str = ""
 
 
 @dataclass
@@ -74,12 +74,16 @@ async def carry_out(gateway: OperatorGateway, key: str, asked: Asked, reason: st
         if asked.move == "train":
             job = await gateway.train(key, reason, recipe or None)
             return f"Training job {job['id'].removeprefix('job-')[:8]} ({job['recipe']}) is {job['state']}."
+        if asked.move == "cancel":
+            job = await gateway.cancel(key, asked.of, reason)
+            ended = "cancelled" if job["state"] == "failed" else "being cancelled"
+            return f"Job {job['id'].removeprefix('job-')[:8]} is {ended}."
         if asked.move == "rollback":
             standing = await gateway.rollback(key, reason)
             return f"Rolled back. {short_version(standing['live'])} is live."
-        standing = await gateway.move(key, asked.version, asked.move, reason)
+        standing = await gateway.move(key, asked.of, asked.move, reason)
         done = "Promoted" if asked.move == "promote" else "Withdrawn"
-        return f"{done}: {short_version(asked.version)}. {short_version(standing['live'])} is live."
+        return f"{done}: {short_version(asked.of)}. {short_version(standing['live'])} is live."
     except GatewayRefused as error:
         raise _as_sign_in(error) from error
 

@@ -21,7 +21,7 @@ EVERY_S = 2.0
 WRONG_KEY_PAUSE_S = 0.5
 MOST_CONSOLES = 500
 AT_ONCE = 16
-_MOVES = ("promote", "withdraw", "rollback", "train")
+_MOVES = ("promote", "withdraw", "rollback", "train", "cancel")
 _PARTS = ("overview", "ask", "told", "training", "policies", "audit")
 _DRAWN = 2 + len(_PARTS)
 
@@ -111,7 +111,7 @@ class StatusPage:
         act = said.get("act")
         if act == "ask" and said.get("move") in _MOVES:
             console.tell("")
-            console.asked = Asked(said["move"], str(said.get("version", ""))[:64])
+            console.asked = Asked(said["move"], str(said.get("of", ""))[:64])
         elif act == "do" and console.asked is not None:
             reason = str(said.get("text", "")).strip()[:1000]
             if not reason:

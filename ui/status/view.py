@@ -18,6 +18,7 @@ _MOVES: Mapping[str, tuple[str, str]] = {
     "withdraw": ("Withdraw", "is taken back and never comes back by itself"),
     "rollback": ("Roll back", "the version before goes live; the one now live is withdrawn"),
     "train": ("Train now", "a job starts on all votes that stand now"),
+    "cancel": ("Cancel job", "ends; it may be started again"),
 }
 
 
@@ -42,13 +43,14 @@ def ask_html(asked: Asked | None, schedule: Json) -> str:
     if asked is None:
         return ""
     label, meaning = _MOVES[asked.move]
-    subject = f"{label} {short_version(asked.version)}" if asked.version else label
+    of = _short(asked.of)
+    subject = f"{label} {of}" if of else label
     return (
-        f'<form class="card ask" data-act="do"><h2>{html.escape(subject)}</h2><p class="faint">'
-        f"{html.escape(f'{short_version(asked.version)} {meaning}' if asked.version else meaning.capitalize())}.</p>"
+        f'<form class="card ask" data-act="do"><h2>{subject}</h2><p class="faint">'
+        f"{f'{of} {meaning}' if of else meaning.capitalize()}.</p>"
         f"{_recipes_html(schedule) if asked.move == 'train' else ''}"
         '<label for="reason">Reason (kept in the audit trail)</label><input id="reason" name="text" type="text" '
-        f'required maxlength="1000" autocomplete="off" data-focus="{asked.move}-{html.escape(asked.version)}">'
+        f'required maxlength="1000" autocomplete="off" data-focus="{asked.move}-{html.escape(asked.of)}">'
         f'<div class="buttons"><button class="button strong" type="submit">{label}</button>'
         '<button class="button" type="button" data-act="cancel">Cancel</button></div></form>'
     )
@@ -151,12 +153,12 @@ def _ready(schedule: Json) -> list[str]:
     return [name for name in schedule["recipes"] if schedule["votes"][name]["total"] >= schedule["least"]]
 
 
-def _ask_button(move: str, *, enabled: bool = True, version: str = "", danger: bool = False) -> str:
+def _ask_button(move: str, *, enabled: bool = True, of: str = "", danger: bool = False) -> str:
     label = _MOVES[move][0]
-    named = f' aria-label="{label} {html.escape(short_version(version))}"' if version else ""
+    named = f' aria-label="{label} {_short(of)}"' if of else ""
     return (
         f'<button class="button{" danger" if danger else ""}" type="button" data-act="ask" data-move="{move}" '
-        f'data-version="{html.escape(version)}"{named}{"" if enabled else " disabled"}>{label}</button>'
+        f'data-of="{html.escape(of)}"{named}{"" if enabled else " disabled"}>{label}</button>'
     )
 
 
@@ -172,14 +174,22 @@ def _job_html(job: Json) -> str:
         f'aria-valuenow="{share * 100:.0f}"><span style="width:{share * 100:.1f}%"></span></div>'
     )
     mark = '<span class="pulse"></span> ' if running else ""
+    is_open = job["state"] in ("queued", "running")
+    ending = f'<p class="faint">{html.escape(job["cancelled"])}</p>' if is_open and job.get("cancelled") else ""
+    cancel = _ask_button("cancel", of=job["id"], danger=True) if is_open and not ending else ""
     return (
         f'<p class="job-head">{mark}{badge(job["state"])} <b>{html.escape(job["stage"])}</b>'
         f'<span class="faint">{share:.0%}</span></p>{bar}'
         f'<p class="faint">Job {short_job(job["id"])}, recipe {html.escape(job["recipe"])}, '
         f"{job['n_events']} votes{attempt}; asked for by {html.escape(job['actor'])} "
-        f"({html.escape(job['reason'])}), made {ago(job['created_at'])}{ended}.{made}</p>{error}"
-        f"{report_html(job.get('report') or {})}"
+        f"({html.escape(job['reason'])}), made {ago(job['created_at'])}{ended}.{made}</p>{error}{ending}"
+        f"{report_html(job.get('report') or {})}" + (f'<div class="buttons">{cancel}</div>' if cancel else "")
     )
+
+
+def _short(of: str) -> str:
+    """A version or a job, as people read it."""
+    return short_job(of) if of.startswith("job-") else html.escape(short_version(of))
 
 
 def short_job(job_id: str) -> str:
@@ -225,9 +235,7 @@ def curves_html(curve: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _policy_html(policy: Json) -> str:
-    buttons = "".join(
-        _ask_button(move, version=policy["version"], danger=move == "withdraw") for move in allowed(policy)
-    )
+    buttons = "".join(_ask_button(move, of=policy["version"], danger=move == "withdraw") for move in allowed(policy))
     parent = f"from {_version(policy['parent'])}, " if policy.get("parent") else ""
     load = policy.get("load") or {}
     unloaded = f'<p class="wrong">Not loaded: {html.escape(str(load["error"]))}</p>' if load.get("error") else ""

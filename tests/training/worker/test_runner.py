@@ -96,6 +96,36 @@ def test_a_lost_lease_ends_the_trainer_and_writes_nothing(place: Workplace) -> N
 
 
 @pytest.mark.slow
+def test_a_running_job_that_is_cancelled_ends_its_trainer_and_fails_with_who_wanted_it(place: Workplace) -> None:
+    job_id = place.start_job(epochs=50, batch_pairs=1)
+    came: list[str] = []
+    thread = threading.Thread(target=lambda: came.append(make_runner(place).run(job_id)))
+    thread.start()
+    try:
+        place.wait_for_step(job_id, 1)
+        place.jobs.cancel(job_id, actor="key k", reason="too slow")
+    finally:
+        thread.join(60)
+    assert came == ["cancelled"]
+    job = place.jobs.get(job_id)
+    assert (job.state, job.error) == (JobState.failed, "cancelled by key k: too slow")
+    assert trainer_pid(job_id) is None
+
+
+def test_a_job_that_was_cancelled_while_it_waited_for_another_attempt_leaves_no_draft(place: Workplace) -> None:
+    job_id = place.start_job()
+    place.registry.ensure_base(place.base_digest)
+    claim = place.jobs.claim(job_id, worker="dies", lease_s=60)
+    assert claim is not None
+    place.registry.add_draft(claim, make_draft(job_id))
+    place.jobs.release(claim)
+    place.jobs.cancel(job_id, actor="key k", reason="too slow")
+    assert make_runner(place).run(job_id) == "cancelled"
+    assert place.jobs.get(job_id).state is JobState.failed
+    assert place.registry.policy(Version("v0001-abc")).state is PolicyState.rejected
+
+
+@pytest.mark.slow
 def test_the_trainers_output_is_kept_and_its_end_told(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = place.start_job()
     monkeypatch.setenv("PYTHONPATH", str(place.home))
