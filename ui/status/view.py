@@ -175,7 +175,8 @@ def _job_html(job: Json) -> str:
     )
     mark = '<span class="pulse"></span> ' if running else ""
     is_open = job["state"] in ("queued", "running")
-    ending = f'<p class="faint">{html.escape(job["cancelled"])}</p>' if is_open and job.get("cancelled") else ""
+    wanted = job.get("cancelled") if is_open else None
+    ending = f'<p class="faint">{html.escape(wanted[:1].upper() + wanted[1:])}</p>' if wanted else ""
     cancel = _ask_button("cancel", of=job["id"], danger=True) if is_open and not ending else ""
     return (
         f'<p class="job-head">{mark}{badge(job["state"])} <b>{html.escape(job["stage"])}</b>'
