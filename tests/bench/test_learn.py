@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.bench.learn.__main__ import chosen, is_finished
 from tests.bench.learn.cells import BEST, CELLS, OTHERS, SMOKE, WITHOUT_KL, Cell, best_other, recipe_body, settled
-from tests.bench.learn.curve import Line, bounds, draw
+from tests.bench.learn.curve import Line, bounds, draw, stretches_of
 from tests.bench.learn.drift import rounds_of
 from tests.bench.learn.place import environment, procfile
 from tests.bench.learn.table import newest, reaches_aim, report
@@ -238,6 +238,19 @@ def test_the_picture_is_drawn_with_gaps_and_from_one_round(tmp_path: Path) -> No
         with Image.open(tmp_path / "docs" / "curve.png") as image:
             assert image.size[0] == 760
             assert len(image.convert("RGB").getcolors(100_000) or ()) > 4
+
+
+def test_thirds_of_the_rounds_are_taken_together_with_their_interval() -> None:
+    shares = [0.75, 0.75, None, 0.5, 1.0]
+    rounds = [{**ROUND, "pairs": 0 if each is None else 4, "agreement": each} for each in shares]
+    first, second, third = stretches_of(rounds)
+    assert [(each.first, each.last, each.value) for each in (first, second, third)] == [
+        (0, 1, 0.75),
+        (2, 3, 0.5),
+        (4, 4, 1.0),
+    ]
+    assert (round(first.low, 3), round(first.high, 3)) == (0.349, 0.968), "6 of 8"
+    assert stretches_of(rounds[2:3]) == []
 
 
 def test_an_axis_has_round_ends_around_its_values() -> None:

@@ -1,6 +1,7 @@
 """The over-optimisation curve as a picture: what the reward model and the taste say of each round's answers, and KL.
 
-A panel for each, with the rounds from left to right; drawn at twice the size and made smaller, for smooth lines.
+A panel for each, with the rounds from left to right; drawn at twice the size and made smaller, for smooth lines. A
+round has few pairs to agree on, so that stretches of rounds are taken together too, with their 95 % interval.
 """
 
 import math
@@ -11,21 +12,36 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from training.judging.statistics import clopper_pearson
+
 WIDTH, PANEL, MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 760, 210, 76, 24, 44, 26
 _SCALE = 2
 _INK, _GREY, _GRID = "#222222", "#777777", "#e2e2e2"
 _TICKS = 4
+_STRETCHES = 3
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Rounds taken together, by their places: a value with its interval."""
+
+    first: int
+    last: int
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: a value for each round, None where there is none."""
+    """One curve: a value for each round, None where there is none; drawn pale where there are stretches."""
 
     title: str
     values: Sequence[float | None]
     colour: str
     low: float | None = None
     high: float | None = None
+    stretches: Sequence[Stretch] = ()
 
 
 def lines_of(rounds: Sequence[Mapping[str, Any]]) -> list[Line]:
@@ -33,9 +49,31 @@ def lines_of(rounds: Sequence[Mapping[str, Any]]) -> list[Line]:
     return [
         Line("reward by the model (nats)", [each["reward"] for each in rounds], "#1f6fb2"),
         Line("score by the taste", [each["taste"] for each in rounds], "#2e8b57"),
-        Line("agreement of the two", [each["agreement"] for each in rounds], "#c2601c", low=0.0, high=1.0),
+        Line(
+            "agreement of the two within a prompt (0.5: chance)",
+            [each["agreement"] for each in rounds],
+            "#c2601c",
+            low=0.0,
+            high=1.0,
+            stretches=stretches_of(rounds),
+        ),
         Line("KL from the base (nats a token)", [each["kl"] for each in rounds], "#8a4fae", low=0.0),
     ]
+
+
+def stretches_of(rounds: Sequence[Mapping[str, Any]], count: int = _STRETCHES) -> list[Stretch]:
+    """How often reward model and taste agree in each third of the rounds: exact 95 % intervals over all its pairs."""
+    size = math.ceil(len(rounds) / count)
+    found = []
+    for first in range(0, len(rounds), size):
+        own = rounds[first : first + size]
+        pairs = sum(each["pairs"] for each in own)
+        if pairs:
+            share = clopper_pearson(
+                sum(round(each["pairs"] * (each["agreement"] or 0)) for each in own), pairs, confidence=0.95
+            )
+            found.append(Stretch(first, first + len(own) - 1, share.value, share.low, share.high))
+    return found
 
 
 def draw(rounds: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
@@ -87,9 +125,23 @@ def _panel(canvas: ImageDraw.ImageDraw, line: Line, rounds: Sequence[int], top: 
         canvas.text((at(nth, low)[0], (lower + 6) * _SCALE), f"{rounds[nth]}", fill=_GREY, font=_font(11), anchor="ma")
     points = [at(nth, value) for nth, value in enumerate(line.values) if value is not None and math.isfinite(value)]
     canvas.text((right * _SCALE, (top + 6) * _SCALE), "by round", fill=_GREY, font=_font(11), anchor="ra")
-    canvas.line(points, fill=line.colour, width=2 * _SCALE, joint="curve")
+    colour = _paler(line.colour, 0.6) if line.stretches else line.colour
+    for each in line.stretches:
+        edges = [at(each.first, each.high), at(each.last, each.low)]
+        canvas.rectangle([*edges[0], *edges[1]], fill=_paler(line.colour, 0.85))
+    canvas.line(points, fill=colour, width=(1 if line.stretches else 2) * _SCALE, joint="curve")
     for x, y in points:
-        canvas.ellipse([x - 3 * _SCALE, y - 3 * _SCALE, x + 3 * _SCALE, y + 3 * _SCALE], fill=line.colour)
+        canvas.ellipse([x - 3 * _SCALE, y - 3 * _SCALE, x + 3 * _SCALE, y + 3 * _SCALE], fill=colour)
+    for each in line.stretches:
+        canvas.line([at(each.first, each.value), at(each.last, each.value)], fill=line.colour, width=3 * _SCALE)
+        words = f"{each.value:.2f} [{each.low:.2f}, {each.high:.2f}]"
+        place = at(each.first, each.low)[0] + 4 * _SCALE, at(each.first, each.low)[1] + 4 * _SCALE
+        canvas.text(place, words, fill=line.colour, font=_font(11))
+
+
+def _paler(colour: str, share: float) -> tuple[int, ...]:
+    """The colour with so much white in it."""
+    return tuple(round(int(colour[i : i + 2], 16) * (1 - share) + 255 * share) for i in (1, 3, 5))
 
 
 def _font(size: int) -> Any:
