@@ -34,9 +34,9 @@ def redis_command(directory: Path, port: int) -> list[str]:
 
 
 def main() -> None:
-    from deploy.settings import load_settings
+    from deploy.settings import LaunchSettings
 
-    settings = load_settings()
+    settings = LaunchSettings.read_or_exit()
     command = redis_command(settings.home / "redis", settings.redis.port)
     os.execv(command[0], command)
 

@@ -36,7 +36,10 @@ class JobStore:
         return Announcement.model_validate_json(row) if row else None
 
     def create(self, request: JobRequest) -> Created:
-        """Makes the job, or finds the one that does the same work already. A failed one waits anew."""
+        """Makes the job, or finds the one that does the same work already. A failed one waits anew.
+
+        MoveRefused while that one is being cancelled.
+        """
         new_id = job_id(request)
         fields = {
             "id": new_id,
@@ -71,6 +74,8 @@ class JobStore:
                     *_flat(fields),
                 ],
             )
+        if made == -1:
+            raise MoveRefused(f"job {new_id} is being cancelled; start it again once it has ended")
         return Created(self.get(new_id), bool(made))
 
     def claim(self, job: JobId, *, worker: str, lease_s: float) -> Claim | None:
@@ -149,12 +154,12 @@ class JobStore:
         )
 
     def cancel(self, job: JobId, *, actor: str, reason: str) -> Job:
-        """Has a job end: a waiting one at once, a running one as soon as its worker looks.
+        """Has a job end: one that nobody has worked on at once, any other by its worker.
 
-        UnknownJob when there is none, MoveRefused when it has ended already. It may be started again.
+        UnknownJob when there is none, MoveRefused when it has ended already. It may be started again then.
         """
         with translated():
-            state = self._cancel(keys=[self._keys.job(job)], args=[f"cancelled by {actor}: {reason}"])
+            state = self._cancel(keys=[self._keys.job(job)], args=[f"cancelled by {actor}: {reason}", new_nonce()])
         found = self.get(job)
         if state in (JobState.done, JobState.failed):
             raise MoveRefused(f"job {job} is {found.state}; only one that waits or runs can be cancelled")

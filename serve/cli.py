@@ -101,7 +101,8 @@ def _store(settings: Settings) -> KeyStore:
 
 def _ask(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     """One call of the gateway with the home's operator key; ends the command when it is refused."""
-    settings = load_settings()
+    with _told():
+        settings = load_settings()
     request = urllib.request.Request(  # noqa: S310 - the gateway's own address
         settings.gateway_url + path,
         method=method,

@@ -31,7 +31,7 @@ class Start(BaseModel):
 
 
 class Cancel(BaseModel):
-    """Why a job is to end; it stays with the job."""
+    """Why a job is to end; it is kept with the job."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -100,7 +100,7 @@ def job_routes(training: Training) -> APIRouter:
     @router.post("/operator/jobs/{job_id}/cancel")
     @needs(Scope.operator)
     def cancel_job(request: Request, job_id: str, cancel: Cancel) -> dict[str, Any]:
-        """A job that waits has failed then; one that runs does so within seconds."""
+        """A job that nobody has worked on has failed then; any other is ended by its worker."""
         actor = f"key {caller_of(request).key_id}"
         return _job_json(jobs.cancel(JobId(job_id), actor=actor, reason=cancel.reason))
 

@@ -69,9 +69,9 @@ def start(
 @jobs.command()
 def cancel(
     job_id: Annotated[str, typer.Argument(help="The job's id, as `jobs list` shows it.")],
-    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; it stays with the job.")],
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; it is kept with the job.")],
 ) -> None:
-    """End a job that waits or runs; what it sampled stays, and it may be started again."""
+    """End a job that waits or runs; once it has ended, it may be started again."""
     with _told():
         typer.echo(_line(_gateway().post(f"/operator/jobs/{job_id}/cancel", {"reason": reason})))
 

@@ -54,8 +54,8 @@ def announcement(settings: Settings) -> Announcement:
     if (folder := settings.training.recipes) is not None and not folder.is_dir():
         # What a recipe of the operator's own would hide must not be trained by in its place.
         recipes, refused = {}, dict.fromkeys({*recipes, chosen}, f"training.recipes = {folder} is no folder")
-    for name, why in refused.items():
-        _warn_once(name, why)
+    for why in dict.fromkeys(refused.values()):
+        _warn_once(", ".join(name for name in refused if refused[name] == why), why)
     return Announcement(
         recipes={name: recipe_body(recipe, settings) for name, recipe in recipes.items()},
         refused=refused,

@@ -19,7 +19,7 @@ from training.base.convert import file_digest
 from training.base.loading import linear_layers, load_chat_tokens, read_context_tokens
 from training.base.model import SharedBase
 from training.by_recipe import Desk, make_reward_model, train_by
-from training.errors import GatewayRefused, GivenUp, ModelRefused, RecipeRefused, SettingsRefused, TooFew
+from training.errors import GatewayRefused, GivenUp, ModelRefused, RecipeRefused, SettingsRefused, Stopped, TooFew
 from training.examples.context import within_context
 from training.examples.lessons import Lessons, Snapshot, draw_lessons
 from training.examples.replay import Replayed, load_replay
@@ -326,6 +326,8 @@ def promote_once(attempt: Attempt, policy: Policy) -> None:
         attempt.stage("closing", 0.99)
         return
     attempt.stage("going live", 0.97)
+    if (why := patiently(lambda: attempt.jobs.get(attempt.job.id)).cancelled) is not None:
+        raise Stopped(f"not promoted: {why}")
     try:
         attempt.gateway.promote(policy.version, f"gate {gate['verdict']}: {gate['summary']}"[:1000], over=over)
         attempt.report["promotion"] = "done"

@@ -264,16 +264,28 @@ def test_a_job_that_nobody_took_is_cancelled_at_once_and_may_be_started_again(jo
     assert (again.id, again.state, again.cancelled) == (made.id, JobState.queued, None)
 
 
+def test_a_cancellation_that_is_sent_twice_as_its_answer_was_lost_is_one(
+    jobs: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = jobs.create(make_request()).job
+    monkeypatch.setattr("feedback.jobs.new_nonce", lambda: "the same")
+    ended = [jobs.cancel(made.id, actor="key k", reason="the wrong recipe") for _ in range(2)]
+    assert [each.state for each in ended] == [JobState.failed] * 2
+
+
 def test_a_job_that_somebody_worked_on_is_left_to_its_worker_to_end(jobs: JobStore) -> None:
     claim = claimed(jobs)
     asked = jobs.cancel(claim.job_id, actor="key k", reason="too slow")
     assert (asked.state, asked.cancelled) == (JobState.running, "cancelled by key k: too slow")
     jobs.cancel(claim.job_id, actor="key k", reason="once more")
+    with pytest.raises(MoveRefused, match="is being cancelled; start it again once it has ended"):
+        jobs.create(make_request())
     jobs.release(claim)
     waiting = jobs.cancel(claim.job_id, actor="key k", reason="while it waits")
     assert (waiting.state, waiting.cancelled) == (JobState.queued, "cancelled by key k: too slow")
-    claim = claimed(jobs)
-    jobs.finish(claim, version=None)
+    taken = jobs.claim(claim.job_id, worker="w", lease_s=60)
+    assert taken is not None
+    jobs.finish(taken, version=None)
     with pytest.raises(MoveRefused, match="is done"):
         jobs.cancel(claim.job_id, actor="key k", reason="too late")
     with pytest.raises(UnknownJob):

@@ -3,19 +3,20 @@
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from feedback.events import Rating, Retract, Source, turns_named
-from feedback.ids import JobId
+from feedback.ids import BASE_VERSION, JobId
 from feedback.jobs import Claim, JobState
 from feedback.ledger import Speaker
 from feedback.policies import PolicyState
 from tests.training.stand_in_gateway import stand_in_gateway
 from tests.training.workplace import LINE, TENANT, Workplace
 from training.base.model import SharedBase
-from training.errors import GivenUp, NotThere, SettingsRefused, TooFewPairs, TooFewPrompts
+from training.errors import GivenUp, NotThere, SettingsRefused, Stopped, TooFewPairs, TooFewPrompts
 from training.examples.tokens import ChatTokens
 from training.job import run
 from training.rewards.reward_files import load_reward
@@ -137,6 +138,29 @@ def test_what_is_left_out_of_replayed_text_and_what_the_base_cannot_read_stand_i
     assert told["left_out"]["replay: longer than 512 tokens"] == 1
     left_out = sum(n for reason, n in told["left_out"].items() if reason.startswith("replay: "))
     assert told["trained_on"] == 8 - told["held_out"] + 9 - left_out
+
+
+def test_a_job_that_is_cancelled_is_not_promoted(place: Workplace, redis_url: str) -> None:
+    held = claim(place, place.start_job())
+    place.jobs.cancel(held.job_id, actor="key k", reason="it is not wanted")
+    with stand_in_gateway(redis_url) as url, pytest.raises(Stopped, match=r"not promoted: .* it is not wanted"):
+        run_attempt(place, held, url)
+    assert place.registry.view().live == BASE_VERSION
+
+
+@pytest.mark.parametrize(("context_tokens", "asks_people"), [(512, True), (1, False)])
+def test_the_gate_asks_the_prompts_of_people_that_leave_room_for_an_answer(
+    place: Workplace, redis_url: str, context_tokens: int, asks_people: bool
+) -> None:
+    place.vote(4, first=8)
+    held = claim(place, place.start_job())
+    bodies: list[dict[str, Any]] = []
+    with stand_in_gateway(redis_url, bodies=bodies, context_tokens=context_tokens) as url:
+        run_attempt(place, held, url)
+    asked = {body["messages"][0]["content"] for body in bodies}
+    of_people = {text for text in asked if text.startswith("Question number")}
+    assert bool(of_people) is asks_people
+    assert len(asked - of_people) >= 32, "the built-in ones are asked at any rate"
 
 
 def test_a_policy_without_room_for_its_answers_is_refused_before_anything_is_trained(

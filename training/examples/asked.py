@@ -35,12 +35,8 @@ def asked_prompts(turns: Iterable[Turn], tokens: ChatTokens) -> list[Prompt]:
     return list(seen.values())
 
 
-def with_room(
-    prompts: Sequence[Prompt], tokens: ChatTokens, context_tokens: int | None, max_tokens: int
-) -> list[Prompt]:
-    """The prompts that leave room for `max_tokens` in the engine's context; all where that is not known."""
-    if context_tokens is None:
-        return list(prompts)
+def with_room(prompts: Sequence[Prompt], tokens: ChatTokens, context_tokens: int, max_tokens: int) -> list[Prompt]:
+    """The prompts that leave room for `max_tokens` in the engine's context."""
     return [prompt for prompt in prompts if len(tokens.prompt(prompt)) + max_tokens <= context_tokens]
 
 

@@ -96,10 +96,9 @@ class Gateway:
         """Return once the engine has the version. GatewayRefused with the reason when it was refused."""
         self._run(self._wait_alone(version, within_s))
 
-    def context_tokens(self) -> int | None:
-        """The longest sequence that the engine reads; None while it has not been seen yet."""
-        found: int | None = self.get("/v1/models")["data"][0].get("max_model_len")
-        return found
+    def context_tokens(self) -> int:
+        """The longest sequence that the engine reads. GatewayUnavailable when the engine stays away."""
+        return self._run(self._context_tokens())
 
     def promote(self, version: Version, reason: str, *, over: Version) -> dict[str, Any]:
         """Make a candidate live in the place of `over`; the gateway checks it on the engine first."""
@@ -134,6 +133,17 @@ class Gateway:
     async def _wait_alone(self, version: Version, within_s: float) -> None:
         async with self._session() as session:
             await self._loaded(session, version, within_s)
+
+    async def _context_tokens(self) -> int:
+        deadline = time.monotonic() + self._patience.total_s
+        async with self._session() as session:
+            while True:
+                found = (await self._call(session, "GET", "/v1/models", None))["data"][0].get("max_model_len")
+                if found is not None:
+                    return int(found)
+                if time.monotonic() > deadline:
+                    raise GatewayUnavailable(f"the gateway saw no engine for {self._patience.total_s:g} s")
+                await asyncio.sleep(self._patience.pause_s)
 
     async def _loaded(self, session: aiohttp.ClientSession, version: Version, within_s: float) -> None:
         deadline = time.monotonic() + within_s

@@ -56,8 +56,7 @@ class Runner:
             if claim is None:
                 return "taken or ended"
             if (why := self._jobs.get(job_id).cancelled) is not None:
-                self._fail(claim, why, False)
-                return "cancelled"
+                return self._cancel(claim, why)
             if claim.attempt > section.max_attempts:
                 self._fail(claim, f"given up after {section.max_attempts} attempts{self._former_error(job_id)}", False)
                 return "given up"
@@ -80,8 +79,7 @@ class Runner:
         if code == 0:
             return "done"
         if (why := self._cancelled(claim)) is not None:
-            self._fail(claim, why, False)
-            return "cancelled"
+            return self._cancel(claim, why)
         if code == EXIT_STOPPED or (self._stop.is_set() and code != EXIT_REFUSED):
             # Asked to stop, it may end by the signal itself: before it listens, or when its patience is over.
             self._tell(lambda: self._jobs.release(claim))
@@ -176,6 +174,15 @@ class Runner:
         """Nor does it leave what it only sampled from."""
         self._registry.end_rollouts(claim)
         remove_rollouts(self._settings.adapters, claim.job_id)
+
+    def _cancel(self, claim: Claim, why: str) -> str:
+        """End a job that somebody wants to end; one whose version went live just before has ended well."""
+        view = self._registry.view()
+        if view.policy(view.live).job_id == claim.job_id:
+            self._tell(lambda: self._jobs.finish(claim, version=view.live))
+            return "done"
+        self._fail(claim, why, False)
+        return "cancelled"
 
     def _cancelled(self, claim: Claim) -> str | None:
         """Who wants the job to end, and why; None, too, while the ledger cannot say."""

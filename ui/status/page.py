@@ -115,7 +115,7 @@ class StatusPage:
         elif act == "do" and console.asked is not None:
             reason = str(said.get("text", "")).strip()[:1000]
             if not reason:
-                console.tell("Say why: the reason is kept in the audit trail.", bad=True)
+                console.tell("Say why: the reason is kept.", bad=True)
                 return
             recipe = str(said.get("recipe", ""))[:128]
             console.tell(await carry_out(self._gateway, key, console.asked, reason, recipe))

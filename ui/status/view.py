@@ -44,12 +44,13 @@ def ask_html(asked: Asked | None, schedule: Json) -> str:
         return ""
     label, meaning = _MOVES[asked.move]
     of = _short(asked.of)
+    kept = "with the job" if asked.move in ("train", "cancel") else "in the audit trail"
     subject = f"{label} {of}" if of else label
     return (
         f'<form class="card ask" data-act="do"><h2>{subject}</h2><p class="faint">'
         f"{f'{of} {meaning}' if of else meaning.capitalize()}.</p>"
         f"{_recipes_html(schedule) if asked.move == 'train' else ''}"
-        '<label for="reason">Reason (kept in the audit trail)</label><input id="reason" name="text" type="text" '
+        f'<label for="reason">Reason (kept {kept})</label><input id="reason" name="text" type="text" '
         f'required maxlength="1000" autocomplete="off" data-focus="{asked.move}-{html.escape(asked.of)}">'
         f'<div class="buttons"><button class="button strong" type="submit">{label}</button>'
         '<button class="button" type="button" data-act="cancel">Cancel</button></div></form>'
@@ -130,10 +131,9 @@ def _schedule_html(schedule: Json) -> str:
     new, needed, counted = schedule["new"], max(schedule["needed"], 1), html.escape(schedule["learns_from"])
     done = min(new, needed)
     reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in schedule["reasons"])
+    said = schedule["refused"].get(schedule["default_recipe"])  # which is among the reasons
     refused = "".join(
-        f'<p class="wrong">Left out: {html.escape(why)}</p>'
-        for name, why in sorted(schedule["refused"].items())
-        if name != schedule["default_recipe"]  # which is among the reasons
+        f'<p class="wrong">Left out: {html.escape(why)}</p>' for why in sorted({*schedule["refused"].values()} - {said})
     )
     ready = _ready(schedule)
     can = bool(ready) and schedule["running"] is None

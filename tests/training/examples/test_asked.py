@@ -12,4 +12,3 @@ def test_prompts_that_leave_no_room_for_an_answer_are_not_asked(tiny_tokens: Cha
     assert with_room(prompts, tiny_tokens, sizes[1] + 10, 10) == prompts
     assert with_room(prompts, tiny_tokens, sizes[1] + 9, 10) == [short]
     assert with_room(prompts, tiny_tokens, sizes[0] + 9, 10) == []
-    assert with_room(prompts, tiny_tokens, None, 10) == prompts

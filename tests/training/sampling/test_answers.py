@@ -90,7 +90,9 @@ def test_the_engines_context_is_told(redis_url: str) -> None:
     with stand_in_gateway(redis_url, context_tokens=300) as url:
         assert make_gateway(url).context_tokens() == 300
     with stand_in_gateway(redis_url, context_tokens=None) as url:
-        assert make_gateway(url).context_tokens() is None
+        away = Gateway(url, "bk-test", LINE, Patience(total_s=0.2, pause_s=0.05))
+        with pytest.raises(GatewayUnavailable, match=r"saw no engine for 0\.2 s"):
+            away.context_tokens()
 
 
 def test_a_gateway_that_stays_away_is_named() -> None:

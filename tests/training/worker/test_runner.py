@@ -125,6 +125,22 @@ def test_a_job_that_was_cancelled_while_it_waited_for_another_attempt_leaves_no_
     assert place.registry.policy(Version("v0001-abc")).state is PolicyState.rejected
 
 
+def test_a_job_whose_version_went_live_before_it_was_cancelled_has_ended_well(place: Workplace) -> None:
+    job_id = place.start_job()
+    place.registry.ensure_base(place.base_digest)
+    claim = place.jobs.claim(job_id, worker="dies", lease_s=60)
+    assert claim is not None
+    version = make_draft(job_id).version
+    place.registry.add_draft(claim, make_draft(job_id))
+    place.registry.judge(claim, version, PolicyState.candidate, gate={"verdict": "pass"}, metrics={})
+    place.registry.promote(version, actor="test", reason="it is better", epoch=place.registry.epoch())
+    place.jobs.release(claim)
+    place.jobs.cancel(job_id, actor="key k", reason="too slow")
+    assert make_runner(place).run(job_id) == "done"
+    job = place.jobs.get(job_id)
+    assert (job.state, job.version) == (JobState.done, version)
+
+
 @pytest.mark.slow
 def test_the_trainers_output_is_kept_and_its_end_told(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = place.start_job()
