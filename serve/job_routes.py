@@ -59,6 +59,30 @@ class Training:
             name: {"learns_from": taught.counted, "total": taught.total(standing)} for name, taught in recipes.items()
         }
 
+    def schedule(self) -> dict[str, Any]:
+        """What the next training waits for, and which recipes could start now."""
+        announced, running = self.jobs.announcement(), self.jobs.open_job()
+        facts = self.facts(announced)
+        rules = announced.rules if announced else ScheduleRules()
+        decision = announced.decide(facts) if announced else decide(rules, facts)
+        reasons = list(decision.reasons) if announced else ["no worker has announced itself", *decision.reasons]
+        return {
+            "train": decision.train and announced is not None,
+            "reasons": reasons,
+            "learns_from": facts.counted,
+            "new": facts.new,
+            "needed": rules.min_new_pairs,
+            "total": facts.total,
+            "least": rules.min_pairs,
+            "people": self.ledger.vote_counts().people,
+            "running": running and _job_json(running),
+            "recipes": sorted(announced.recipes) if announced else [],
+            "refused": announced.refused if announced else {},
+            "votes": self.votes(announced) if announced else {},
+            "default_recipe": announced.default_recipe if announced else None,
+            "announced_at": announced and announced.at,
+        }
+
     def request(self, start: Start, announced: Announcement, actor: str) -> JobRequest:
         """A job on all events that stand now. NotEnoughVotes, or BadRequest for an unknown recipe."""
         recipe = start.recipe or announced.default_recipe
@@ -107,27 +131,7 @@ def job_routes(training: Training) -> APIRouter:
     @router.get("/operator/schedule")
     @needs(Scope.operator)
     def schedule() -> dict[str, Any]:
-        announced, running = jobs.announcement(), jobs.open_job()
-        facts = training.facts(announced)
-        rules = announced.rules if announced else ScheduleRules()
-        decision = announced.decide(facts) if announced else decide(rules, facts)
-        reasons = list(decision.reasons) if announced else ["no worker has announced itself", *decision.reasons]
-        return {
-            "train": decision.train and announced is not None,
-            "reasons": reasons,
-            "learns_from": facts.counted,
-            "new": facts.new,
-            "needed": rules.min_new_pairs,
-            "total": facts.total,
-            "least": rules.min_pairs,
-            "people": training.ledger.vote_counts().people,
-            "running": running and _job_json(running),
-            "recipes": sorted(announced.recipes) if announced else [],
-            "refused": announced.refused if announced else {},
-            "votes": training.votes(announced) if announced else {},
-            "default_recipe": announced.default_recipe if announced else None,
-            "announced_at": announced and announced.at,
-        }
+        return training.schedule()
 
     @router.get("/v1/progress")
     @needs(Scope.feedback)

@@ -204,7 +204,7 @@ def test_a_port_in_use_is_named_with_the_variable_that_changes_it(tmp_path: Path
 def test_a_wrong_setting_is_quoted_by_its_variable(tmp_path: Path) -> None:
     with launched(tmp_path, fake("one"), env={"BURNISH_UI_PORT": "seventy"}) as burnish:
         assert burnish.process.wait(20) == 1
-        assert "BURNISH_UI_PORT = 'seventy'" in burnish.output()
+        assert "ui.port = 'seventy' (BURNISH_UI_PORT)" in burnish.output()
 
 
 @pytest.mark.parametrize("given", ["somebody/some-model", "/no/such/folder"])

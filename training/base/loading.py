@@ -1,5 +1,6 @@
 """Reading a base from its folder: weights, configuration, tokenizer. Everything is local, nothing is downloaded."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,8 @@ class Precision:
     products: torch.dtype | None = torch.bfloat16
 
 
+_IN_BLOCK = re.compile(r".*\.\d+\..*\.weight")
+"""A weight in one of the base's numbered blocks, whatever its family calls them."""
 _UNLIMITED = 2**31
 """The context of a base whose config names none: one without position embeddings."""
 
@@ -57,7 +60,7 @@ def linear_layers(folder: Path) -> frozenset[str]:
     try:
         for path in folder.glob("*.safetensors"):
             with safe_open(path, framework="pt") as tensors:
-                in_blocks = [name for name in tensors.keys() if ".layers." in name and name.endswith(".weight")]  # noqa: SIM118 - it is no mapping
+                in_blocks = [name for name in tensors.keys() if _IN_BLOCK.fullmatch(name)]  # noqa: SIM118 - it is no mapping
                 found.update(name.split(".")[-2] for name in in_blocks if len(tensors.get_slice(name).get_shape()) == 2)
     except (OSError, SafetensorError) as error:
         raise ModelRefused(f"the model in {folder} cannot be loaded: {error}") from error
