@@ -86,11 +86,11 @@ def up(
 ) -> None:
     """Run everything on this machine; Ctrl-C stops it."""
     from deploy.launcher import run, say
-    from deploy.settings import load_settings
+    from deploy.settings import LaunchSettings
     from feedback.configuration import ConfigurationRefused
 
     try:
-        settings = load_settings()
+        settings = LaunchSettings.read()
     except ConfigurationRefused as error:
         say(f"cannot start: {error}")
         raise typer.Exit(1) from error

@@ -19,7 +19,7 @@ from feedback.connection import connect
 from feedback.errors import FeedbackError
 from feedback.ids import KeyId, TenantId
 from serve.key_files import HOME_TENANT, read_or_make
-from serve.settings import Settings, load_settings
+from serve.settings import Settings
 
 keys = typer.Typer(help="API keys: make, list, revoke.", no_args_is_help=True)
 policies = typer.Typer(help="Policy versions: list, promote, withdraw, roll back.", no_args_is_help=True)
@@ -36,7 +36,7 @@ def make_key(
     """Make a key and print its secret, which cannot be shown again."""
     wanted = frozenset(scopes or (Scope.chat, Scope.feedback))
     with _told():
-        key, secret = _store(load_settings()).make(name, wanted, TenantId(tenant))
+        key, secret = _store(Settings.read()).make(name, wanted, TenantId(tenant))
     typer.echo(f"{key.id} ({', '.join(sorted(key.scopes))}), shown this once:", err=True)
     typer.echo(secret)
 
@@ -45,7 +45,7 @@ def make_key(
 def list_keys() -> None:
     """Every key, revoked ones too. Secrets are not kept."""
     with _told():
-        rows = _store(load_settings()).all()
+        rows = _store(Settings.read()).all()
     for key in rows:
         typer.echo(_key_line(key))
 
@@ -54,7 +54,7 @@ def list_keys() -> None:
 def revoke_key(key_id: Annotated[str, typer.Argument(help="As `keys list` shows it: key-…")]) -> None:
     """Take a key back for good; the gateway knows within a second."""
     with _told():
-        typer.echo(_key_line(_store(load_settings()).revoke(KeyId(key_id))))
+        typer.echo(_key_line(_store(Settings.read()).revoke(KeyId(key_id))))
 
 
 @policies.command("list")
@@ -102,7 +102,7 @@ def _store(settings: Settings) -> KeyStore:
 def _ask(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     """One call of the gateway with the home's operator key; ends the command when it is refused."""
     with _told():
-        settings = load_settings()
+        settings = Settings.read()
     request = urllib.request.Request(  # noqa: S310 - the gateway's own address
         settings.gateway_url + path,
         method=method,

@@ -77,8 +77,3 @@ class Settings(Configuration):
     @property
     def adapters_path(self) -> Path:
         return self.home / "adapters"
-
-
-def load_settings() -> Settings:
-    """The gateway's settings. ConfigurationRefused names what is wrong."""
-    return Settings.read()

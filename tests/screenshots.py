@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.settings import load_settings
+from deploy.settings import LaunchSettings
 from tests.services import CHROMIUM_FLAGS, ROOT, answers, find_chromium, start_engine
 from tests.ui.rows import Rows
 from tests.ui.system import start_system
@@ -35,7 +35,7 @@ class Running:
 
 @contextmanager
 def running_system() -> Iterator[Running]:
-    settings = load_settings()
+    settings = LaunchSettings.read()
     if answers(f"{settings.ui_url}/healthz"):
         yield Running(settings.ui_url, (settings.home / "operator.key").read_text(encoding="utf-8").strip())
         return

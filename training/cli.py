@@ -12,7 +12,7 @@ import typer
 from feedback.errors import FeedbackError
 from training.errors import TrainingError
 from training.sampling.gateway import Gateway, Patience
-from training.settings import load_settings
+from training.settings import Settings
 
 _TOLD = ("margin", "reward_margin", "reward_mean")
 """What `watch` tells of a curve point beside its loss, where a loop has it."""
@@ -35,7 +35,7 @@ def convert(
     from training.base.convert import main
 
     with _told():
-        raise typer.Exit(main([str(destination or load_settings().model_path)]))
+        raise typer.Exit(main([str(destination or Settings.read().model_path)]))
 
 
 @model.command()
@@ -44,7 +44,7 @@ def digest() -> None:
     from training.base.convert import model_digest
 
     with _told():
-        typer.echo(model_digest(load_settings().model_path))
+        typer.echo(model_digest(Settings.read().model_path))
 
 
 @jobs.command("list")
@@ -105,7 +105,7 @@ def list_rewards() -> None:
     from training.rewards.reward_files import manifest_of
 
     with _told():
-        for folder in sorted(load_settings().reward_models.glob("[!.]*")):
+        for folder in sorted(Settings.read().reward_models.glob("[!.]*")):
             if (manifest := manifest_of(folder)) is not None:
                 typer.echo(f"{manifest['name']:<30} {_worth(manifest.get('report'))}")
 
@@ -120,7 +120,7 @@ def serve_reward(
     from training.rewards.scorer import serve
 
     with _told():
-        settings = load_settings()
+        settings = Settings.read()
         serve(settings, settings.reward_models / name, host, port)
 
 
@@ -150,7 +150,7 @@ def told(point: Mapping[str, float]) -> str:
 
 
 def _gateway() -> Gateway:
-    settings = load_settings()
+    settings = Settings.read()
     return Gateway(settings.gateway_url, settings.operator_key(), settings.line.name, Patience(total_s=1, pause_s=0.5))
 
 

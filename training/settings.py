@@ -173,8 +173,3 @@ class Settings(Configuration):
             return (self.model_path / "digest.txt").read_text(encoding="utf-8").strip() or None
         except FileNotFoundError:
             return None
-
-
-def load_settings() -> Settings:
-    """Training's settings. ConfigurationRefused names what is wrong."""
-    return Settings.read()

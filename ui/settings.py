@@ -64,8 +64,3 @@ def _reachable(host: str) -> str:
     if host == "0.0.0.0":  # noqa: S104 - compared, never bound
         return "127.0.0.1"
     return "[::1]" if host == "::" else host
-
-
-def load_settings() -> Settings:
-    """The page's settings. ConfigurationRefused names what is wrong."""
-    return Settings.read()

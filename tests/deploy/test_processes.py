@@ -8,7 +8,7 @@ import pytest
 from deploy.preflight import CannotStart
 from deploy.processes import PROCFILE, child_environment, ours_to_start, read_procfile, wanted_ports
 from deploy.restarts import RestartRules, quick_deaths_after, restart_delay_s
-from deploy.settings import LaunchSettings, load_settings
+from deploy.settings import LaunchSettings
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def test_an_empty_procfile_is_refused(tmp_path: Path) -> None:
 
 
 def test_children_are_told_absolute_folders_and_every_address(tmp_path: Path) -> None:
-    told = child_environment(load_settings(), {"PATH": "/bin"})
+    told = child_environment(LaunchSettings.read(), {"PATH": "/bin"})
     assert told["BURNISH_HOME"] == str(tmp_path / ".burnish")
     assert told["BURNISH_MODEL_PATH"] == str(tmp_path / ".burnish" / "model")
     assert told["BURNISH_REDIS_URL"] == "redis://127.0.0.1:6399/0"
@@ -39,7 +39,7 @@ def test_children_are_told_absolute_folders_and_every_address(tmp_path: Path) ->
 
 
 def test_telemetry_is_off_for_every_child() -> None:
-    told = child_environment(load_settings(), {})
+    told = child_environment(LaunchSettings.read(), {})
     assert (told["HF_HUB_OFFLINE"], told["HF_HUB_DISABLE_TELEMETRY"], told["VLLM_NO_USAGE_STATS"]) == ("1", "1", "1")
     assert (told["DO_NOT_TRACK"], told["GRADIO_ANALYTICS_ENABLED"]) == ("1", "False")
 
@@ -47,24 +47,24 @@ def test_telemetry_is_off_for_every_child() -> None:
 def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "burnish.toml").write_text("[gateway]\nport = 9000\n[ui]\nport = 9001\n[gate]\nkl = 0.3\n")
     monkeypatch.setenv("BURNISH_UI_PORT", "9002")
-    settings = load_settings()
+    settings = LaunchSettings.read()
     assert (settings.gateway_url, settings.ui_url) == ("http://127.0.0.1:9000", "http://127.0.0.1:9002")
 
 
 def test_a_gateway_open_to_all_is_reached_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BURNISH_GATEWAY_HOST", "0.0.0.0")  # noqa: S104 - read, never bound
-    assert load_settings().gateway_url == "http://127.0.0.1:8000"
+    assert LaunchSettings.read().gateway_url == "http://127.0.0.1:8000"
 
 
 def test_a_given_model_is_passed_on_as_an_absolute_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BURNISH_MODEL_PATH", "models/mine")
-    told = child_environment(load_settings(), {})
+    told = child_environment(LaunchSettings.read(), {})
     assert told["BURNISH_MODEL_PATH"] == str(tmp_path / "models" / "mine")
 
 
 def test_a_redis_given_by_url_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BURNISH_REDIS_URL", "redis://elsewhere:6379/0")
-    settings = load_settings()
+    settings = LaunchSettings.read()
     commands = ours_to_start(settings, read_procfile(PROCFILE))
     assert "redis" not in commands
     assert "redis" not in {wish.name for wish in wanted_ports(settings, commands)}

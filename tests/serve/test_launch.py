@@ -12,7 +12,7 @@ import pytest
 from feedback.configuration import ConfigurationRefused
 from serve.engine_settings import EngineSettings
 from serve.launch import arguments, environment, wait_for_model
-from serve.settings import load_settings
+from serve.settings import Settings
 from tests.services import ROOT
 
 MODEL = Path("/models/base")
@@ -116,7 +116,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("BURNISH_HOME", str(tmp_path))
     monkeypatch.setenv("BURNISH_ENGINE_PORT", "9111")
     monkeypatch.setenv("BURNISH_ENGINE_MAX_LORA_RANK", "16")
-    settings = load_settings()
+    settings = Settings.read()
     assert (settings.engine.port, settings.engine.max_lora_rank) == (9111, 16)
     assert settings.model_path == tmp_path / "model"
 
@@ -125,7 +125,7 @@ def test_a_misspelt_engine_setting_is_an_error(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("BURNISH_CONFIG", str(tmp_path / "none.toml"))
     monkeypatch.setenv("BURNISH_ENGINE_MAX_LORA", "16")
     with pytest.raises(ConfigurationRefused, match=r"engine\.max_lora = .16. \(BURNISH_ENGINE_MAX_LORA\)"):
-        load_settings()
+        Settings.read()
 
 
 def test_the_wait_ends_when_the_model_is_complete(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

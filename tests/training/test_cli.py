@@ -12,7 +12,7 @@ from tests.training.workplace import Workplace, make_workplace
 from training.cli import jobs, model, told
 from training.control import Desk, tick
 from training.examples.tokens import ChatTokens
-from training.settings import load_settings
+from training.settings import Settings
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def run(app: object, *arguments: str) -> tuple[int, str]:
 
 
 def test_jobs_are_started_and_listed_through_the_gateway(place: Workplace) -> None:
-    settings = load_settings()
+    settings = Settings.read()
     tick(Desk(settings, place.ledger, place.registry, place.jobs), lambda job_id: None)
     assert run(jobs, "watch") == (1, "burnish: there is no job yet; start one with: burnish jobs start --reason …\n")
     code, said = run(jobs, "start", "--reason", "now", "--recipe", "smoke")

@@ -6,7 +6,7 @@ import pytest
 
 from feedback.configuration import ConfigurationRefused
 from training.errors import SettingsRefused
-from training.settings import load_settings
+from training.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +15,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_defaults_are_one_machine() -> None:
-    settings = load_settings()
+    settings = Settings.read()
     assert settings.redis_url == "redis://127.0.0.1:6399/0"
     assert settings.broker_url == "redis://127.0.0.1:6399/1"
     assert settings.gateway_url == "http://127.0.0.1:8000"
@@ -34,7 +34,7 @@ def test_defaults_are_one_machine() -> None:
 )
 def test_the_broker_is_database_1_of_the_same_server(url: str, broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BURNISH_REDIS_URL", url)
-    assert load_settings().broker_url == broker
+    assert Settings.read().broker_url == broker
 
 
 def test_the_environment_goes_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +42,7 @@ def test_the_environment_goes_over_the_file(tmp_path: Path, monkeypatch: pytest.
         "[gate]\nkl = 0.4\nprompts = 80\n[ui]\nwhatever = 1\n[schedule]\nmin_pairs = 9\n"
     )
     monkeypatch.setenv("BURNISH_GATE_KL", "0.9")
-    settings = load_settings()
+    settings = Settings.read()
     assert (settings.gate.kl, settings.gate.prompts, settings.schedule.min_pairs) == (0.9, 80, 9)
 
 
@@ -60,10 +60,10 @@ def test_the_environment_goes_over_the_file(tmp_path: Path, monkeypatch: pytest.
 def test_a_wrong_setting_is_refused_by_name(name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationRefused) as refused:
-        load_settings()
+        Settings.read()
     assert says in str(refused.value)
 
 
 def test_a_missing_key_says_who_makes_it(tmp_path: Path) -> None:
     with pytest.raises(SettingsRefused, match="the gateway makes it"):
-        load_settings().worker_key()
+        Settings.read().worker_key()

@@ -7,8 +7,8 @@ import itertools
 import sys
 
 from ui.app import serve
-from ui.settings import load_settings
+from ui.settings import Settings
 
 if __name__ == "__main__":
     sides = itertools.cycle(sys.argv[1])
-    asyncio.run(serve(load_settings(), draw=lambda: next(sides) == "L"))
+    asyncio.run(serve(Settings.read(), draw=lambda: next(sides) == "L"))

@@ -21,7 +21,7 @@ from ui.chat.desk import Desk, Given
 from ui.chat.kept import read_kept
 from ui.errors import GatewayAway, GatewayRefused
 from ui.gateway import ChatGateway, OperatorGateway, Wire
-from ui.settings import load_settings
+from ui.settings import Settings
 
 SAMPLING = {"max_tokens": 10, "temperature": 0.8, "top_p": 0.95}
 
@@ -309,7 +309,7 @@ async def test_a_page_of_a_line_with_another_name_asks_for_that_lines_model(
     ):
         async with aiohttp.ClientSession() as http:
             chat = ChatGateway(Wire(http, gateway.url), gateway.key("page"))
-            desk = Desk(given(load_settings(), chat, draw=lambda: True), "visitor-1")
+            desk = Desk(given(Settings.read(), chat, draw=lambda: True), "visitor-1")
             await do(asking.send(desk, "Hi"))
             assert desk.notice is None
             assert desk.path.tip is not None

@@ -20,8 +20,8 @@ JOB = JobId("job-of-two")
 TRAINER = """
 import time
 from training.worker.helpers import helped
-from training.settings import load_settings
-with helped(load_settings(), "job-of-two"):
+from training.settings import Settings
+with helped(Settings.read(), "job-of-two"):
     time.sleep(60)
 """
 

@@ -42,6 +42,13 @@ def make_draft(job_id: JobId) -> Policy:
     )
 
 
+def break_the_trainer(place: Workplace, monkeypatch: pytest.MonkeyPatch, **modules: str) -> None:
+    """The trainer's process finds these modules, by name and source, before the installed ones."""
+    monkeypatch.setenv("PYTHONPATH", str(place.home))
+    for name, source in modules.items():
+        (place.home / f"{name}.py").write_text(source)
+
+
 def test_a_second_job_on_the_same_home_waits_its_turn(place: Workplace) -> None:
     job_id = place.start_job()
     (place.home / "jobs").mkdir()
@@ -144,8 +151,7 @@ def test_a_job_whose_version_went_live_before_it_was_cancelled_has_ended_well(pl
 @pytest.mark.slow
 def test_the_trainers_output_is_kept_and_its_end_told(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = place.start_job()
-    monkeypatch.setenv("PYTHONPATH", str(place.home))
-    (place.home / "transformers.py").write_text("raise RuntimeError('no such luck')\n")
+    break_the_trainer(place, monkeypatch, transformers="raise RuntimeError('no such luck')\n")
     assert make_runner(place).run(job_id) == "failed"
     job = place.jobs.get(job_id)
     assert (job.state, job.attempt) == (JobState.queued, 1)
@@ -158,8 +164,7 @@ def test_a_trainer_that_ends_without_a_word_is_told_of_with_its_last_lines(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = place.start_job()
-    monkeypatch.setenv("PYTHONPATH", str(place.home))
-    (place.home / "transformers.py").write_text("import os\nprint('no such luck', flush=True)\nos._exit(1)\n")
+    break_the_trainer(place, monkeypatch, transformers="import os\nprint('no such luck', flush=True)\nos._exit(1)\n")
     assert make_runner(place).run(job_id) == "crashed"
     job = place.jobs.get(job_id)
     assert (job.state, job.attempt) == (JobState.queued, 1)
@@ -173,8 +178,7 @@ def test_lack_of_memory_outside_the_loops_ends_the_job_at_once_in_words(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = place.start_job()
-    monkeypatch.setenv("PYTHONPATH", str(place.home))
-    (place.home / "transformers.py").write_text("raise MemoryError('no room')\n")
+    break_the_trainer(place, monkeypatch, transformers="raise MemoryError('no room')\n")
     assert make_runner(place).run(job_id) == "failed"
     job = place.jobs.get(job_id)
     assert (job.state, job.attempt) == (JobState.failed, 1)
@@ -189,8 +193,7 @@ def test_a_trainer_that_the_system_killed_says_what_to_change(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = place.start_job()
-    monkeypatch.setenv("PYTHONPATH", str(place.home))
-    (place.home / "torch.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    break_the_trainer(place, monkeypatch, torch="import os\nos.kill(os.getpid(), 9)\n")
     assert make_runner(place).run(job_id) == "crashed"
     job = place.jobs.get(job_id)
     assert (job.state, job.attempt) == (JobState.queued, 1)
