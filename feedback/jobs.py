@@ -118,16 +118,24 @@ class JobStore:
             fields["report"] = json.dumps(dict(report))
         self._write(claim, fields)
 
-    def add_point(self, claim: Claim, point: Mapping[str, float]) -> None:
-        """Appends one point (its `step` and the values at it) to the job's curves."""
+    def add_point(self, claim: Claim, point: Mapping[str, float | str]) -> None:
+        """Appends one point (its `step` and the values at it) to the job's curves.
+
+        The steps of each `part` that it names are counted apart.
+        """
         self._write(claim, {}, point=json.dumps(dict(point)))
 
     def curve(self, job: JobId, after: int = 0) -> list[dict[str, Any]]:
-        """The curve points from index `after` on. A step that was done again after a restart stands once."""
+        """The curve points from index `after` on, those of each `part` that was trained together.
+
+        A step that was done again after a restart stands once.
+        """
         with translated():
             rows = self._client.lrange(self._keys.curve(job), 0, -1)
-        by_step = {point["step"]: point for point in map(json.loads, rows)}
-        return [by_step[step] for step in sorted(by_step)][after:]
+        parts: dict[str | None, dict[int, dict[str, Any]]] = {}
+        for point in map(json.loads, rows):
+            parts.setdefault(point.get("part"), {})[point["step"]] = point
+        return [steps[step] for steps in parts.values() for step in sorted(steps)][after:]
 
     def finish(self, claim: Claim, *, version: Version | None) -> None:
         """Ends the job well. Saying so again under the same claim changes nothing."""

@@ -34,10 +34,12 @@ from training.publishing.publish import Origin
 from training.rewards.reward_files import Exported, RewardOrigin
 from training.rewards.rewarding import Votes, reward_model_once, scorer_of
 from training.sampling.rollouts import Asked, EngineRollouts
-from training.worker.attempt import Attempt
+from training.worker.attempt import Attempt, CurveWriter
 
 _REWARD_SHARE = 0.2
 """Of an on-policy job's training, as its progress counts it."""
+REWARD_PART = "reward model"
+"""What the curve points of an on-policy job's own reward model say that they are of."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Desk:
     tokens: ChatTokens
     lessons: Lessons
     folder: Path
+    curve: CurveWriter
     watch: Watch
 
     @property
@@ -125,8 +128,8 @@ def reward_for(recipe: OnPolicy, desk: Desk) -> Path:
     if recipe.reward_model is not None:
         return desk.attempt.settings.reward_models / recipe.reward_model
     desk.attempt.stage("training the reward model", 0.05)
-    quiet = replace(desk.watch.between(0, _REWARD_SHARE), point=lambda point: None)
-    exported = make_reward_model(recipe.reward, replace(desk, watch=quiet))
+    watch = replace(desk.watch.between(0, _REWARD_SHARE), point=lambda each: desk.curve.add(each, part=REWARD_PART))
+    exported = make_reward_model(recipe.reward, replace(desk, watch=watch))
     desk.attempt.stage("training", 0.05 + 0.55 * _REWARD_SHARE)
     return exported.folder
 

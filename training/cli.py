@@ -143,10 +143,11 @@ def _line(job: Mapping[str, Any]) -> str:
     return f"{job['id']}  {job['state']:<8} {job['progress']:4.0%}  {job['stage']:<32} {job['recipe']:<8} {version}"
 
 
-def told(point: Mapping[str, float]) -> str:
+def told(point: Mapping[str, Any]) -> str:
     """A curve point in words; loops differ in what theirs have."""
     more = (f"{name.replace('_', ' ')} {point[name]:+.2f}" for name in _TOLD if point.get(name) is not None)
-    return f"step {point['step']}: " + ", ".join([f"loss {point['loss']:.3f}", *more])
+    part = f"{point['part']}, " if "part" in point else ""
+    return f"{part}step {point['step']}: " + ", ".join([f"loss {point['loss']:.3f}", *more])
 
 
 def _gateway() -> Gateway:

@@ -219,7 +219,7 @@ def desk_for(attempt: Attempt, bench: Bench, curve: CurveWriter, counter: int, s
         progress=lambda done: attempt.progress(0.05 + share * done),
         stopping=attempt.stop.is_set,
     )
-    return Desk(attempt, bench.model, bench.tokens, bench.lessons, run_folder(attempt, counter), watch)
+    return Desk(attempt, bench.model, bench.tokens, bench.lessons, run_folder(attempt, counter), curve, watch)
 
 
 def enter_draft(attempt: Attempt, published: Published, recipe: PolicyRecipe) -> Policy:

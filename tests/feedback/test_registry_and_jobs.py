@@ -292,6 +292,16 @@ def test_a_job_that_somebody_worked_on_is_left_to_its_worker_to_end(jobs: JobSto
         jobs.cancel(JobId("job-none"), actor="key k", reason="x")
 
 
+def test_what_a_job_trains_on_the_way_has_a_curve_of_its_own_before_the_jobs(jobs: JobStore) -> None:
+    claim = claimed(jobs)
+    reward = [{"step": step, "loss": loss, "part": "reward model"} for step, loss in ((1, 0.7), (2, 0.6), (2, 0.5))]
+    own = [{"step": step, "loss": loss} for step, loss in ((1, 0.4), (2, 0.3))]
+    for point in (*reward, *own):
+        jobs.add_point(claim, point)
+    assert jobs.curve(claim.job_id) == [reward[0], reward[2], *own]
+    assert jobs.curve(claim.job_id, after=3) == own[1:]
+
+
 def test_progress_and_curves_can_be_read_while_it_runs_and_a_repeated_step_stands_once(
     jobs: JobStore,
 ) -> None:

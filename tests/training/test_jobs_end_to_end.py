@@ -56,7 +56,7 @@ def assert_judged_once(place: Workplace, job_id: JobId) -> Job:
     assert sum(step.state in (PolicyState.candidate, PolicyState.rejected) for step in policy.history) == 1
     assert policy.digest is not None
     check_files(place.home / "adapters" / policy.version, policy.digest)
-    steps = [point["step"] for point in place.jobs.curve(job_id)]
+    steps = [point["step"] for point in place.steps(job_id)]
     assert steps == list(range(1, len(steps) + 1))
     return job
 
@@ -123,9 +123,13 @@ def test_a_recipe_that_learns_from_own_answers_makes_a_reward_model_and_a_judged
     with place.beat(), place.worker():
         place.wait_for(job_id, JobState.done)
     job = assert_judged_once(place, job_id)
-    curve = place.jobs.curve(job_id)
+    curve = place.steps(job_id)
     assert {point["round"] for point in curve} == {1, 2}
     assert all({"reward_mean", "reward_spread", "kl", "answer_tokens"} <= point.keys() for point in curve)
+    first = place.jobs.curve(job_id)[0]
+    assert first.items() >= {"part": "reward model", "step": 1}.items()
+    assert {"loss", "accuracy", "reward_margin"} <= first.keys()
+    assert "part" not in job.report["training"]
     name = job.report["reward_model"]["name"]
     assert (place.home / "reward_models" / name / "manifest.json").exists()
     assert_nothing_is_left_of_rollouts(place, job)
@@ -304,7 +308,7 @@ def test_a_job_that_shards_the_base_over_two_processes_samples_learns_and_is_jud
     with place.beat(), place.worker():
         place.wait_for(job_id, JobState.done)
     job = assert_judged_once(place, job_id)
-    assert {point["round"] for point in place.jobs.curve(job_id)} == {1, 2}
+    assert {point["round"] for point in place.steps(job_id)} == {1, 2}
     assert job.report["gate"]["checks"]
 
 

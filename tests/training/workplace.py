@@ -131,7 +131,11 @@ class Workplace:
         return self.jobs.get(job_id)
 
     def wait_for_step(self, job_id: JobId, step: int) -> None:
-        wait_until(lambda: len(self.jobs.curve(job_id)) >= step, within_s=180, what=f"step {step} is reported")
+        wait_until(lambda: len(self.steps(job_id)) >= step, within_s=180, what=f"step {step} is reported")
+
+    def steps(self, job_id: JobId) -> list[dict[str, Any]]:
+        """The curve of what the job is for, without that of a reward model that it made on the way."""
+        return [point for point in self.jobs.curve(job_id) if "part" not in point]
 
     def log(self) -> str:
         return "\n".join(path.read_text(errors="replace") for path in sorted((self.home / "logs").glob("*.log")))

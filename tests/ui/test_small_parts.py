@@ -152,3 +152,13 @@ def test_every_curve_of_a_job_is_drawn_in_a_chart_of_its_own(key: str) -> None:
     assert drawn.count("<figure") == 1
     assert title in drawn
     assert "1.5" in drawn, "the last value"
+
+
+def test_what_a_job_trains_on_the_way_is_drawn_under_a_heading_of_its_own() -> None:
+    reward = [{"step": step, "loss": 0.7, "part": "reward model"} for step in (1, 2)]
+    policy = [{"step": step, "loss": 0.4} for step in (1, 2)]
+    drawn = curves_html([*reward, *policy])
+    assert drawn.count("<figure") == 2
+    assert drawn.index("<h3>Reward model</h3>") < drawn.index("<h3>Policy</h3>")
+    assert "<h3>Reward model</h3>" in curves_html(reward), "the policy is yet to come"
+    assert "<h3>" not in curves_html(policy)

@@ -60,11 +60,12 @@ class CurveWriter:
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
-        self._waiting: list[dict[str, float]] = []
-        self.last: dict[str, float] = {}
+        self._waiting: list[dict[str, float | str]] = []
+        self.last: dict[str, float | str] = {}
 
-    def add(self, point: Mapping[str, float]) -> None:
-        self.last = dict(point)
+    def add(self, point: Mapping[str, float], *, part: str | None = None) -> None:
+        """`part` names what is trained where that is not what the job is for; its steps are counted apart."""
+        self.last = {**point, "part": part} if part else {**point}
         self._waiting.append(self.last)
         try:
             self._send()

@@ -224,6 +224,17 @@ CHARTS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 
 
 def curves_html(curve: Sequence[Mapping[str, Any]]) -> str:
+    """The charts of what a job trains; under headings where a part is trained on the way to its policy."""
+    parts: dict[str | None, list[Mapping[str, Any]]] = {}
+    for point in curve:
+        parts.setdefault(point.get("part"), []).append(point)
+    if set(parts) <= {None}:
+        return _charts_html(curve)
+    named = {(part or "policy").capitalize(): points for part, points in parts.items()}
+    return "".join(f"<h3>{html.escape(name)}</h3>{_charts_html(points)}" for name, points in named.items())
+
+
+def _charts_html(curve: Sequence[Mapping[str, Any]]) -> str:
     """A chart for each of CHARTS that the points have something of."""
 
     def line(key: str, name: str, tone: Tone) -> Line:
