@@ -30,12 +30,13 @@ from tests.training.tiny_engine import TinyEngine, TinyRollouts
 from training.base.crew import Crew, Seat, join
 from training.base.loading import FP32, load_chat_tokens
 from training.base.model import SharedBase
-from training.examples.batches import Pass
+from training.examples.batches import Pass, make_pass
 from training.loops.experience import NoRollouts, no_scorer
 from training.loops.kto import train_kto
 from training.loops.online_preference import train_online_preference
 from training.loops.policy_gradient import train_policy_gradient
 from training.loops.preference import train_preference
+from training.loops.reference import reference_sums
 from training.loops.reward import train_reward
 from training.loops.sft import train_sft
 from training.loops.steps import POLICY, SILENT
@@ -232,6 +233,15 @@ def sum_up(crew: Crew) -> list[list[float] | None]:
         parameters[1].grad = torch.full((1,), 4.0)
     crew.sum_gradients(parameters)
     return [None if each.grad is None else each.grad.tolist() for each in parameters]
+
+
+def reference_twice(crew: Crew, model: Path, folder: Path) -> list[float]:
+    """What the reference gives three passes, asked for two of them first; each process sees a folder of its own."""
+    base = SharedBase(model, torch.device("cpu"), FP32, crew=crew)
+    batches = [make_pass([pair.item]) for pair in make_pairs(load_chat_tokens(model), 3)]
+    cache = folder / str(crew.rank) / "reference.safetensors"
+    reference_sums(base, batches[:2], cache, SILENT)
+    return [float(value) for sums_N in reference_sums(base, batches, cache, SILENT) for value in sums_N]
 
 
 KINDS = {"dpo": _dpo, "kto": _kto, "sft": _sft, "reward": _reward, "ppo": _ppo, "online_dpo": _online_dpo}

@@ -14,7 +14,7 @@ from training.base.model import SharedBase
 from training.examples.batches import Item, Pass, make_pass, pack
 from training.examples.example import TokenAnswer
 from training.examples.tokens import TokenIds
-from training.loops.reference import reference_sums
+from training.loops.reference import REFERENCE, reference_sums
 from training.loops.steps import ENTROPY_EVERY, POLICY, Run, Watch, mean_weight, plan_steps, train
 from training.losses.kto import kto, mismatched_kl
 
@@ -64,7 +64,7 @@ def train_kto(
     run = Run(name, folder, recipe.optimizer, recipe.seed, every_s, crew=model.crew)
     passes = pack_thumbs(thumbs, recipe)
     ahead = 2 / (2 + 4 * recipe.epochs)  # two forward passes, against two and a backward one in every epoch
-    passes = with_reference(model, passes, folder, name, watch.between(0, ahead))
+    passes = with_reference(model, passes, folder / REFERENCE, watch.between(0, ahead))
 
     model.add_adapter(POLICY, recipe.adapter, seed=recipe.seed)
     unit = mean_weight(thumbs)
@@ -173,16 +173,10 @@ def weights(each: ThumbPass, recipe: KtoRecipe) -> Tensor:
     )
 
 
-def with_reference(
-    model: SharedBase, passes: Sequence[ThumbPass], folder: Path, name: str, watch: Watch
-) -> list[ThumbPass]:
-    """The passes with what the reference gives their answers and strays, from the run's caches where they are there."""
-    own = reference_sums(
-        model, [each.batch for each in passes], folder / "reference.safetensors", name, watch.between(0, 0.5)
-    )
-    strays = reference_sums(
-        model, [each.stray_batch for each in passes], folder / "strays.safetensors", name, watch.between(0.5, 1)
-    )
+def with_reference(model: SharedBase, passes: Sequence[ThumbPass], cache: Path, watch: Watch) -> list[ThumbPass]:
+    """The passes with what the reference gives their answers and strays, from the cache where it is there."""
+    own = reference_sums(model, [each.batch for each in passes], cache, watch.between(0, 0.5))
+    strays = reference_sums(model, [each.stray_batch for each in passes], cache, watch.between(0.5, 1))
     return [
         replace(each, reference_N=own_N, stray_reference_N=stray_N)
         for each, own_N, stray_N in zip(passes, own, strays, strict=True)

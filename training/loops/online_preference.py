@@ -27,6 +27,7 @@ from training.loops.experience import (
     save_experience,
 )
 from training.loops.preference import train_preference
+from training.loops.reference import REFERENCE
 from training.loops.steps import POLICY, Watch
 from training.losses.policy_gradient import kl_estimate
 from training.sampling.forming import form_pairs, mix
@@ -58,8 +59,8 @@ def train_online_preference(
         if not done.exists():
             state = model.adapter_state(POLICY)
             own = experience_of(number, state, model, recipe, rollouts, reward, folder, watch)
-            pairs = mix(votes, form_pairs(by_prompt(own), recipe, number), recipe.votes_share)
-            if not pairs:
+            again, pairs = mix(votes, form_pairs(by_prompt(own), recipe, number), recipe.votes_share)
+            if not (again or pairs):
                 raise TooFewPairs(
                     f"round {number + 1} gave no pair to learn from: its answers are equal or rewarded alike; "
                     "lower least_margin, ask for more answers, or let votes_share be above 0"
@@ -74,6 +75,8 @@ def train_online_preference(
                 telling(part, steps_before, {"round": number + 1, **facts(own)}),
                 every_s=every_s,
                 start=state,
+                again=again,
+                reference=folder / REFERENCE,
             )
             model.crew.first(partial(keep, done, model.adapter_state(POLICY), steps_before + steps))
         steps_before = (read_json(done.with_suffix(".json")) or {}).get("steps", steps_before)

@@ -26,7 +26,7 @@ from training.base.model import SharedBase
 from training.errors import WrongFirstLoss
 from training.examples.batches import Pass, make_pass, pack
 from training.examples.example import TokenPair
-from training.loops.reference import reference_sums
+from training.loops.reference import REFERENCE, reference_sums
 from training.loops.steps import ENTROPY_EVERY, POLICY, Run, Watch, mean_weight, plan_steps, train
 from training.losses import preference
 from training.losses.preference import PairLoss, PairScores, nll, soften
@@ -69,23 +69,28 @@ def train_preference(
     *,
     every_s: float = 20,
     start: Mapping[str, Tensor] | None = None,
+    again: Sequence[TokenPair] = (),
+    reference: Path | None = None,
 ) -> int:
     """Train the adapter POLICY on `model`, checkpointing into `folder` at least `every_s` seconds apart.
 
-    It begins anew, or goes on from the state `start` of the one that is there. Returns the number of steps of the
-    whole run. Raises WrongFirstLoss, Diverged, OutOfMemory, or Stopped when `watch` says so (after a checkpoint).
+    It begins anew, or goes on from the state `start` of the one that is there. `again` are more pairs, which other runs
+    learn from too: they go in passes of their own, so that what the reference gives them is computed once for all runs
+    whose file `reference` is the same (the run's own when left out). Returns the number of steps of the whole run.
+    Raises WrongFirstLoss, Diverged, OutOfMemory, or Stopped when `watch` says so (after a checkpoint).
     """
-    run = Run(run_digest(pairs, recipe), folder, recipe.optimizer, recipe.seed, every_s, crew=model.crew)
-    passes = pack_pairs(pairs, recipe)
+    together = [*again, *pairs]
+    run = Run(run_digest(together, recipe), folder, recipe.optimizer, recipe.seed, every_s, crew=model.crew)
+    passes = [*pack_pairs(again, recipe), *pack_pairs(pairs, recipe)]
     ahead = 1 / (1 + 3 * recipe.epochs)  # the reference's share of the work: a forward pass, no backward one
     if not knows_no_reference(recipe):
-        passes = with_reference(model, passes, folder / "reference.safetensors", run.name, watch.between(0, ahead))
+        passes = with_reference(model, passes, reference or folder / REFERENCE, watch.between(0, ahead))
 
     if start is None:
         model.add_adapter(POLICY, recipe.adapter, seed=recipe.seed)
     else:
         model.set_adapter_state(POLICY, start)
-    unit = mean_weight(pairs)
+    unit = mean_weight(together)
     plan = plan_steps([len(p.pairs) for p in passes], epochs=recipe.epochs, least=recipe.batch_pairs, seed=recipe.seed)
 
     def learn(number: int, smaller: bool) -> dict[str, float]:
@@ -183,11 +188,9 @@ def make_pair_pass(pairs: Sequence[TokenPair], reference_N: Tensor) -> PairPass:
     )
 
 
-def with_reference(
-    model: SharedBase, passes: Sequence[PairPass], cache: Path, run: str, watch: Watch
-) -> list[PairPass]:
-    """The passes with what the reference gives their answers, from the run's cache where it is there."""
-    sums = reference_sums(model, [each.batch for each in passes], cache, run, watch)
+def with_reference(model: SharedBase, passes: Sequence[PairPass], cache: Path, watch: Watch) -> list[PairPass]:
+    """The passes with what the reference gives their answers, from the cache where it is there."""
+    sums = reference_sums(model, [each.batch for each in passes], cache, watch)
     return [replace(each, reference_N=sums_N) for each, sums_N in zip(passes, sums, strict=True)]
 
 

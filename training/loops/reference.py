@@ -1,5 +1,6 @@
 """What the reference, the base with its adapters off, gives the answers: computed once per job, kept in its folder."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,24 +13,38 @@ from training.examples.batches import Pass
 from training.loops.steps import Watch
 from training.tensor_files import write_tensors
 
+REFERENCE = "reference.safetensors"
+"""The file of a run's reference, in its folder."""
 
-def reference_sums(model: SharedBase, batches: Sequence[Pass], cache: Path, run: str, watch: Watch) -> list[Tensor]:
-    """Per pass the [N] summed log-probs (nats) of its answers. `run` names what is run: another's cache is not taken.
+
+def reference_sums(model: SharedBase, batches: Sequence[Pass], cache: Path, watch: Watch) -> list[Tensor]:
+    """Per pass the [N] summed log-probs (nats) of its answers; those of passes that the cache has are taken from it.
 
     In bf16 they hold for passes of this very shape only.
     """
-    name = f"{run}/sums_N"
-    sizes = [batch.n_answers for batch in batches]
-    if cache.exists() and name in (kept := load_file(cache)) and len(kept[name]) == sum(sizes):
-        return list(kept[name].split(sizes))
+
+    def read() -> dict[str, Tensor]:
+        return load_file(cache) if model.crew.is_first and cache.exists() else {}
+
+    kept = model.crew.agreed(read)[0]  # what the first process has: it alone writes, and all are to score the same
+    names = [pass_digest(batch) for batch in batches]
+    missing = [batch for batch, name in zip(batches, names, strict=True) if name not in kept]
+    if not missing:
+        return [kept[name] for name in names]
 
     def score(numbered: tuple[int, Pass]) -> Tensor:
         number, batch = numbered
-        watch.progress(number / len(batches))
+        watch.progress(number / len(missing))
         with torch.no_grad(), model.policy(None):
             return batch.sum_answers(model.logprobs(batch).cpu())
 
-    parts = model.crew.spread(list(enumerate(batches)), score, lambda: watch.check("while the reference was computed"))
+    parts = model.crew.spread(list(enumerate(missing)), score, lambda: watch.check("while the reference was computed"))
+    known = kept | {pass_digest(batch): sums_N for batch, sums_N in zip(missing, parts, strict=True)}
     if model.crew.is_first:
-        write_tensors(cache, {name: torch.cat(parts)})
-    return parts
+        write_tensors(cache, known)
+    return [known[name] for name in names]
+
+
+def pass_digest(batch: Pass) -> str:
+    """Names a pass: its tokens, and how they are laid out."""
+    return hashlib.sha256(repr((batch.tokens_T.tolist(), batch.spans)).encode()).hexdigest()

@@ -66,15 +66,17 @@ def _chosen(
         yield from best_and_worst(rewards)
 
 
-def mix(votes: Sequence[TokenPair], own: Sequence[TokenPair], votes_share: float) -> list[TokenPair]:
+def mix(
+    votes: Sequence[TokenPair], own: Sequence[TokenPair], votes_share: float
+) -> tuple[list[TokenPair], list[TokenPair]]:
     """People's votes, and the policy's own pairs at such a weight that the votes have `votes_share` of all of it.
 
-    Without one or the other, what there is; no votes at all where their share is 0.
+    Where there is but one of them, it stays as it is; no votes at all where their share is 0.
     """
     if not votes_share:
-        return list(own)
+        return [], list(own)
     if not votes or not own:
-        return list(own) or list(votes)
+        return list(votes), list(own)
     said = sum(pair.weight for pair in votes)
     weight = said * (1 - votes_share) / votes_share / len(own)
-    return [*votes, *(replace(pair, weight=weight) for pair in own)]
+    return list(votes), [replace(pair, weight=weight) for pair in own]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.training.loops.notes import same
-from tests.training.two import KINDS, Learned, Short, Two, learn, learn_apart, sum_up, two_processes
+from tests.training.two import KINDS, Learned, Short, Two, learn, learn_apart, reference_twice, sum_up, two_processes
 from training.base.crew import Crew
 from training.errors import LostStep, OutOfMemory, Stopped
 
@@ -91,6 +91,15 @@ def test_the_first_process_alone_writes(two: Two, tiny_model: Path, tmp_path: Pa
     two.play(learn_apart, kind, tiny_model, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["0"]
     assert list((tmp_path / "0").rglob("step-*"))
+
+
+def test_what_the_first_process_has_of_the_reference_is_what_both_take(
+    two: Two, tiny_model: Path, tmp_path: Path
+) -> None:
+    first, second = two.play(reference_twice, tiny_model, tmp_path)
+    assert first == second
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+    assert first == pytest.approx(reference_twice(Crew(), tiny_model, tmp_path / "alone"), rel=1e-5)
 
 
 def test_what_two_processes_began_one_can_end(two: Two, tiny_model: Path, tmp_path: Path) -> None:

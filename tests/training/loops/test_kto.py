@@ -18,6 +18,7 @@ from training.examples.batches import Item
 from training.examples.example import TokenAnswer
 from training.examples.tokens import ChatTokens
 from training.loops.kto import learn_pass, make_strays, pack_thumbs, stray_ratios, train_kto, with_reference
+from training.loops.reference import REFERENCE
 from training.loops.steps import POLICY
 from training.losses.kto import mismatched_kl
 
@@ -48,7 +49,7 @@ def test_the_loss_sends_no_gradient_through_positions_that_predict_no_answer_tok
     base = SharedBase(tiny_model, torch.device("cpu"), FP32)
     recipe = make_kto_recipe(nll_weight=0.5, pass_tokens=10_000, batch_thumbs=20)
     packed = pack_thumbs(make_thumbs(tiny_tokens), recipe)
-    (each,) = with_reference(base, packed, tmp_path, "run", Notes().watch())
+    (each,) = with_reference(base, packed, tmp_path / REFERENCE, Notes().watch())
     base.add_adapter(POLICY, recipe.adapter, seed=0)
 
     def learn() -> None:

@@ -28,6 +28,7 @@ from training.loops.preference import (
     train_preference,
     with_reference,
 )
+from training.loops.reference import REFERENCE
 from training.loops.steps import ENTROPY_EVERY
 from training.losses.preference import PairScores
 
@@ -59,7 +60,7 @@ def test_the_loss_sends_no_gradient_through_positions_that_predict_no_answer_tok
     base = SharedBase(tiny_model, torch.device("cpu"), FP32)
     recipe = make_recipe(algorithm=algorithm, nll_weight=0.5)
     whole = make_pair_pass(make_pairs(tiny_tokens, 3), torch.zeros(6))
-    (each,) = with_reference(base, [whole], tmp_path / "reference.safetensors", "run", Notes().watch())
+    (each,) = with_reference(base, [whole], tmp_path / REFERENCE, Notes().watch())
     base.add_adapter(POLICY, recipe.adapter, seed=0)
     moved = moved_positions(lambda: learn_pass(base, each, recipe, total_weight=4.0))
     assert moved == sorted(set(each.batch.rows_S.tolist()))
@@ -71,7 +72,7 @@ def test_the_curve_tells_the_distance_from_the_reference_and_the_entropy_of_some
 ) -> None:
     base, recipe = SharedBase(tiny_model, torch.device("cpu"), FP32), make_recipe(algorithm=algorithm)
     whole = make_pair_pass(make_pairs(tiny_tokens, 3), torch.zeros(6))
-    (each,) = with_reference(base, [whole], tmp_path / "reference.safetensors", "run", Notes().watch())
+    (each,) = with_reference(base, [whole], tmp_path / REFERENCE, Notes().watch())
     base.add_adapter(POLICY, recipe.adapter, seed=0)  # still equal to the base
     told = summary(learn_pass(base, replace(each, reference_N=each.reference_N + 5), recipe, 4.0), recipe)
     if algorithm == "dpo":
@@ -140,9 +141,9 @@ def test_another_recipes_checkpoints_and_reference_are_not_taken_up(
 
 def test_the_reference_is_computed_once_per_job(tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path) -> None:
     train(tiny_model, tiny_tokens, tmp_path, make_recipe(epochs=1), Notes())
-    before = (tmp_path / "reference.safetensors").stat().st_mtime_ns
+    before = (tmp_path / REFERENCE).stat().st_mtime_ns
     train(tiny_model, tiny_tokens, tmp_path, make_recipe(epochs=1), Notes())
-    assert (tmp_path / "reference.safetensors").stat().st_mtime_ns == before
+    assert (tmp_path / REFERENCE).stat().st_mtime_ns == before
 
 
 def test_a_diverging_run_stops_and_names_what_to_change(

@@ -15,6 +15,7 @@ from training.algorithms import KtoRecipe, SftRecipe
 from training.examples.example import TokenAnswer
 from training.examples.tokens import ChatTokens
 from training.loops import kto, sft
+from training.loops.reference import REFERENCE
 from training.loops.steps import POLICY
 from training.losses.kto import mismatched_kl
 from training.recipe import parse_recipe
@@ -40,7 +41,7 @@ def thumbs(tiny_tokens: ChatTokens) -> list[TokenAnswer]:
 def learn_kto(setting: Setting, thumbs: Sequence[TokenAnswer], recipe: KtoRecipe) -> tuple[Learned, float]:
     """One gradient step of the loop, and its z₀."""
     base = setting.base()
-    passes = kto.with_reference(base, kto.pack_thumbs(thumbs, recipe), setting.folder, "run", QUIET)
+    passes = kto.with_reference(base, kto.pack_thumbs(thumbs, recipe), setting.folder / REFERENCE, QUIET)
     base.add_adapter(POLICY, recipe.adapter, seed=0)
     base.set_adapter_state(POLICY, setting.state)
     kl = mismatched_kl(torch.cat([kto.stray_ratios(base, each) for each in passes]))

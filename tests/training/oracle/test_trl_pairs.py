@@ -16,6 +16,7 @@ from training.algorithms import PreferenceRecipe
 from training.examples.example import TokenPair
 from training.examples.tokens import ChatTokens
 from training.loops.preference import POLICY, learn_pass, make_pair_pass, with_reference
+from training.loops.reference import REFERENCE
 from training.recipe import parse_recipe
 
 pytestmark = [
@@ -66,7 +67,7 @@ def learn_ours(setting: Setting, pairs: list[TokenPair], recipe: PreferenceRecip
     """One gradient step of the loop on all pairs in one pass."""
     base = setting.base()
     whole = make_pair_pass(pairs, torch.zeros(2 * len(pairs)))
-    (ready,) = with_reference(base, [whole], setting.folder / "reference.safetensors", "run", QUIET)
+    (ready,) = with_reference(base, [whole], setting.folder / REFERENCE, QUIET)
     base.add_adapter(POLICY, recipe.adapter, seed=0)
     base.set_adapter_state(POLICY, setting.state)
     values = learn_pass(base, ready, recipe, float(len(pairs)))

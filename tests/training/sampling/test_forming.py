@@ -62,8 +62,10 @@ def test_equal_answers_and_small_differences_teach_nothing(form: str) -> None:
 def test_votes_have_their_share_of_the_weight() -> None:
     votes = [TokenPair(f"v{i}", "", PROMPT, (1,), (2,), weight=2.0) for i in range(3)]
     own = [TokenPair(f"o{i}", "", PROMPT, (3,), (4,)) for i in range(4)]
-    mixed = mix(votes, own, 0.25)
-    assert sum(pair.weight for pair in mixed[:3]) == pytest.approx(0.25 * sum(pair.weight for pair in mixed))
-    assert mix(votes, own, 0.0) == own
-    assert mix(votes, [], 0.25) == votes
-    assert mix(votes, [], 0.0) == []
+    said, answered = mix(votes, own, 0.25)
+    assert said == votes
+    assert len(answered) == 4
+    assert sum(pair.weight for pair in said) == pytest.approx(0.25 * sum(pair.weight for pair in [*said, *answered]))
+    assert mix(votes, own, 0.0) == ([], own)
+    assert mix(votes, [], 0.25) == (votes, [])
+    assert mix(votes, [], 0.0) == ([], [])
