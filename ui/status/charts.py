@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 WIDTH, HEIGHT = 400, 150
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 24
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 24
 Tone = Literal["one", "two"]
 Point = tuple[float, float]
 
