@@ -122,7 +122,7 @@ def test_a_vote_can_be_taken_back_and_said_anew(page: "Page", system: System) ->
     page.wait_for_selector(".compare")
     assert not said(system, "Tell me a story about a river.")
     page.click("[data-choice=tie]")
-    page.wait_for_selector(".notice.good")
+    page.wait_for_selector(".notice.good:has-text('earlier answer goes on')")  # the one before said: taken back
     (event,) = said(system, "Tell me a story about a river.")
     assert event.said.verdict is Verdict.tie
 
