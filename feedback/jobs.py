@@ -126,7 +126,7 @@ class JobStore:
         self._write(claim, {}, point=json.dumps(dict(point)))
 
     def curve(self, job: JobId, after: int = 0) -> list[dict[str, Any]]:
-        """The curve points from index `after` on, those of each `part` that was trained together.
+        """The curve points from index `after` on, part by part in the order they were begun, by rising step.
 
         A step that was done again after a restart stands once.
         """

@@ -38,7 +38,7 @@ from training.worker.attempt import Attempt, CurveWriter
 
 _REWARD_SHARE = 0.2
 """Of an on-policy job's training, as its progress counts it."""
-REWARD_PART = "reward model"
+_REWARD_PART = "reward model"
 """What the curve points of an on-policy job's own reward model say that they are of."""
 
 
@@ -128,7 +128,7 @@ def reward_for(recipe: OnPolicy, desk: Desk) -> Path:
     if recipe.reward_model is not None:
         return desk.attempt.settings.reward_models / recipe.reward_model
     desk.attempt.stage("training the reward model", 0.05)
-    watch = replace(desk.watch.between(0, _REWARD_SHARE), point=lambda each: desk.curve.add(each, part=REWARD_PART))
+    watch = replace(desk.watch.between(0, _REWARD_SHARE), point=lambda each: desk.curve.add(each, part=_REWARD_PART))
     exported = make_reward_model(recipe.reward, replace(desk, watch=watch))
     desk.attempt.stage("training", 0.05 + 0.55 * _REWARD_SHARE)
     return exported.folder
