@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.services import ROOT
+from training.base.convert import convert
 
 Measured = Mapping[str, Any]
 
@@ -77,16 +78,20 @@ def medians(rounds: Sequence[Mapping[str, Measured]], key: str) -> dict[str, flo
 
 
 def find_model() -> Path:
-    """The base model: $BURNISH_MODEL_PATH or $BURNISH_TEST_MODEL, else where `make up` and `make test` put it."""
+    """The base model: $BURNISH_MODEL_PATH or $BURNISH_TEST_MODEL, else where `make up` and `make test` put it.
+
+    Made where there is none. SystemExit when the named folder holds none.
+    """
     named = [os.environ.get("BURNISH_MODEL_PATH"), os.environ.get("BURNISH_TEST_MODEL")]
-    places = [Path(given) for given in named if given] or [ROOT / ".burnish" / "model", ROOT / ".cache" / "model"]
+    made = ROOT / ".cache" / "model"
+    places = [Path(given) for given in named if given] or [ROOT / ".burnish" / "model", made]
     for place in places:
         if (place / "config.json").exists():
             return place.resolve()
-    tried = ", ".join(map(str, places))
-    raise SystemExit(
-        f"bench: no model in {tried}; make it with `burnish model convert` or name one: BURNISH_MODEL_PATH"
-    )
+    if made not in places:
+        raise SystemExit(f"bench: no model in {', '.join(map(str, places))}: name another, or none to have it made")
+    convert(made)
+    return made
 
 
 def find_data(name: str, folder: Path | None) -> Path:
