@@ -18,10 +18,10 @@ def main(arguments: Sequence[str]) -> int:
     load = machine_load()
     told = parse_arguments(arguments, "bench-dpo", __doc__)
     task, about = make_task(told), surroundings(told.threads, load)
-    say(f"{told.pairs} pairs, {told.rounds} rounds, {told.threads} threads, load {load}")
+    say(f"{told.pairs} pairs, {told.rounds} rounds, {told.threads} threads, {told.precision}, load {load}")
     rounds = run_rounds(Bench("tests.bench.dpo_sides", SIDES, task, told.threads), told.rounds)
     print(table(rounds), file=sys.stderr)
-    print(json.dumps(result("dpo", rounds, told.pairs, about)))
+    print(json.dumps(result("dpo", rounds, task, about)))
     return 0
 
 

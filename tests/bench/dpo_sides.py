@@ -19,14 +19,15 @@ from tests.bench.sides import (
     LEARNING_RATE,
     Task,
     Timed,
+    load_base,
     lora,
+    precision_of,
     run_side,
     trl_arguments,
     trl_best_arguments,
     watch,
 )
-from training.base.loading import BF16, load_chat_tokens
-from training.base.model import SharedBase
+from training.base.loading import load_chat_tokens
 from training.loops.preference import train_preference
 from training.loops.steps import Point
 from training.recipe import parse_recipe
@@ -37,7 +38,7 @@ BETA = 0.1
 def ours(task: Task) -> Timed:
     """What a job does: tokens, the reference's pass, the steps, checkpoints."""
     folder = Path(task["model"])
-    base = SharedBase(folder, torch.device("cpu"), BF16)
+    base = load_base(task)
     tokens = load_chat_tokens(folder)
     recipe = parse_recipe(
         {
@@ -58,12 +59,12 @@ def ours(task: Task) -> Timed:
 
 
 def trl_best(task: Task) -> Timed:
-    """No checkpointing of activations, reference computed once, base in bf16 as ours, least padding."""
-    return _trl(task, torch.bfloat16, {**trl_best_arguments(task), "precompute_ref_log_probs": True})
+    """No checkpointing of activations, reference computed once, base as ours, least padding."""
+    return _trl(task, precision_of(task).base, {**trl_best_arguments(task), "precompute_ref_log_probs": True})
 
 
 def trl_default(task: Task) -> Timed:
-    """TRL with its defaults: base in fp32, bf16 autocast, activations checkpointed, the reference in every step."""
+    """TRL with its defaults: base in fp32 (autocast as ours), activations checkpointed, reference in every step."""
     return _trl(task, torch.float32, {})
 
 
@@ -74,7 +75,7 @@ def _trl(task: Task, dtype: torch.dtype, options: Mapping[str, Any]) -> Timed:
     model = AutoModelForCausalLM.from_pretrained(task["model"], dtype=dtype)
     tokenizer = AutoTokenizer.from_pretrained(task["model"])
     with tempfile.TemporaryDirectory() as work:
-        arguments = DPOConfig(beta=BETA, **trl_arguments(work), **options)
+        arguments = DPOConfig(beta=BETA, **trl_arguments(task, work), **options)
         start = time.perf_counter()
         rows = [conversation(row) for row in task["pairs"]]
         trainer = DPOTrainer(

@@ -4,11 +4,11 @@ import argparse
 import gzip
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench.rounds import Measured, find_data, find_model, median_ratio, medians
+from tests.bench.rounds import Measured, add_precision, find_data, find_model, median_ratio, medians
 from training.base.loading import load_chat_tokens
 from training.examples.example import TokenPair
 from training.examples.tokens import ChatTokens
@@ -28,6 +28,7 @@ def parse_arguments(arguments: Sequence[str], name: str, what: str | None) -> ar
     parser.add_argument("--pairs", type=int, default=24, help="pairs to learn from (default 24)")
     parser.add_argument("--longest", type=int, default=LONGEST_TOKENS, help="most tokens of a prompt with an answer")
     parser.add_argument("--trl-batch", type=int, default=1, help="pairs in one pass of TRL at its best (default 1)")
+    add_precision(parser)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of every side")
     parser.add_argument("--data", type=Path, default=None, help=f"folder with {FILE}")
     return parser.parse_args(arguments)
@@ -37,7 +38,13 @@ def make_task(told: argparse.Namespace) -> dict[str, Any]:
     """What every side is given."""
     model = find_model()
     pairs = read_pairs(find_data(FILE, told.data), model, told.pairs, told.longest)
-    return {"model": str(model), "pairs": pairs, "batch_pairs": BATCH_PAIRS, "trl_batch": told.trl_batch}
+    return {
+        "model": str(model),
+        "pairs": pairs,
+        "batch_pairs": BATCH_PAIRS,
+        "trl_batch": told.trl_batch,
+        "precision": told.precision,
+    }
 
 
 def read_pairs(path: Path, model: Path, count: int, longest: int) -> list[Row]:
@@ -66,7 +73,9 @@ def conversation(row: Row) -> Row:
     return {"prompt": row["messages"], **answers}
 
 
-def result(name: str, rounds: Sequence[dict[str, Measured]], n_pairs: int, about: dict[str, Any]) -> dict[str, Any]:
+def result(
+    name: str, rounds: Sequence[dict[str, Measured]], task: Mapping[str, Any], about: Mapping[str, Any]
+) -> dict[str, Any]:
     """The JSON line."""
     return {
         "bench": name,
@@ -77,7 +86,8 @@ def result(name: str, rounds: Sequence[dict[str, Measured]], n_pairs: int, about
         "peak_mib": {side: round(value) for side, value in medians(rounds, "peak_mib").items()},
         "first_loss": {side: round(value, 4) for side, value in medians(rounds, "first_loss").items()},
         "rounds": len(rounds),
-        "pairs": n_pairs,
+        "pairs": len(task["pairs"]),
+        "precision": task["precision"],
         **about,
     }
 

@@ -19,6 +19,7 @@ from tests.bench.ppo_reward import make_reward_models
 from tests.bench.rounds import (
     Bench,
     Measured,
+    add_precision,
     find_data,
     find_model,
     machine_load,
@@ -29,7 +30,7 @@ from tests.bench.rounds import (
     surroundings,
 )
 from tests.services import ROOT
-from training.base.loading import load_chat_tokens
+from training.base.loading import PRECISIONS, load_chat_tokens
 
 SIDES = ("ours", "ours_recomputing", "trl_best", "trl_default")
 TRL = ROOT / ".cache" / "trl-1.12.0"
@@ -44,7 +45,8 @@ def main(arguments: Sequence[str]) -> int:
     model = find_model()
     prompts = read_prompts(find_data(PROMPTS, told.data), model, told.prompts, told.longest)
     pairs = read_pairs(find_data(FILE, told.data), model, told.reward_pairs, 512)
-    reward = make_reward_models(model, pairs, ROOT / ".cache" / "bench" / f"ppo-{model_name(model)}-{len(pairs)}")
+    home = ROOT / ".cache" / "bench" / f"ppo-{model_name(model)}-{len(pairs)}-{told.precision}"
+    reward = make_reward_models(model, pairs, home, told.precision)
     task = {
         "model": str(model),
         "reward": str(reward.exported),
@@ -56,10 +58,11 @@ def main(arguments: Sequence[str]) -> int:
         "rounds_each": told.rounds_each,
         "trl_batch": told.trl_batch,
         "trl_rollout_batch": told.trl_rollout_batch,
-        "trl_dtype": told.trl_dtype,
+        "trl_dtype": told.trl_dtype or told.precision,
+        "precision": told.precision,
     }
     about = surroundings(told.threads, load)
-    say(f"{len(prompts)} prompts, {told.rounds} rounds, {told.threads} threads, load {load}")
+    say(f"{len(prompts)} prompts, {told.rounds} rounds, {told.threads} threads, {told.precision}, load {load}")
     packages = {side: told.trl for side in SIDES if side.startswith("trl")}
     rounds = run_rounds(Bench("tests.bench.ppo_sides", told.sides, task, told.threads, packages), told.rounds)
     print(table(rounds), file=sys.stderr)
@@ -79,7 +82,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--reward-pairs", type=int, default=32, help="pairs that the reward model is made from")
     parser.add_argument("--trl-batch", type=int, default=2, help="answers in one pass of TRL at its best (default 2)")
     parser.add_argument("--trl-rollout-batch", type=int, default=0, help="answers TRL samples at once (0: a round's)")
-    parser.add_argument("--trl-dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of TRL's bases")
+    parser.add_argument("--trl-dtype", choices=PRECISIONS, help="of TRL's bases at its best (default: as ours)")
+    add_precision(parser)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of every side")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="which sides are run")
     parser.add_argument("--data", type=Path, default=None, help=f"folder with {PROMPTS} and {FILE}")
@@ -123,6 +127,7 @@ def result(rounds: Sequence[dict[str, Measured]], task: dict[str, Any], about: d
         **{key: {side: round(value, 3) for side, value in medians(rounds, key).items()} for key in shown},
         "rounds": len(rounds),
         **{key: task[key] for key in ("rounds_each", "answers", "max_tokens", "epochs", "trl_batch", "trl_dtype")},
+        "precision": task["precision"],
         "prompts": len(task["prompts"]),
         **about,
         "versions": {**about["versions"], "trl": trl},

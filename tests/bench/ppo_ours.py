@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 from torch import Tensor
 
 from tests.bench.ppo_shared import CLIP, KL_WEIGHT, TRACE, VALUE_WEIGHT, Told
-from tests.bench.sides import ADAPTER, LEARNING_RATE, Task, peak_mib, watch
+from tests.bench.sides import ADAPTER, LEARNING_RATE, Task, load_base, peak_mib, watch
 from tests.services import start_engine, start_gateway, start_redis
 from tests.training.attempts import make_attempt
-from training.base.loading import BF16, load_chat_tokens
-from training.base.model import SharedBase
+from training.base.loading import load_chat_tokens
 from training.loops.policy_gradient import train_policy_gradient
 from training.loops.steps import Point
 from training.publishing.publish import Origin
@@ -44,7 +42,7 @@ def ours(task: Task, *, recompute: bool = False) -> Told:
         redis_url = held.enter_context(start_redis(home / "redis"))
         gateway = held.enter_context(start_gateway(home, redis_url, engine.url, model=model))
         attempt = make_attempt(gateway, model, "ppo", "bench")
-        base, tokens = SharedBase(model, torch.device("cpu"), BF16, recompute=recompute), load_chat_tokens(model)
+        base, tokens = load_base(task, recompute=recompute), load_chat_tokens(model)
         score = scorer_of(Path(task["reward"]), base, tokens, attempt.job.base_digest, watch([]))
         origin = Origin(
             attempt.registry.reserve(attempt.claim), attempt.job.base_digest, attempt.job.id, "ppo", ADAPTER

@@ -18,7 +18,7 @@ from tests.bench.rounds import say
 from tests.bench.sides import ADAPTER, watch
 from training.algorithms import RewardRecipe
 from training.base.convert import model_digest
-from training.base.loading import BF16, load_chat_tokens
+from training.base.loading import PRECISIONS, load_chat_tokens
 from training.base.model import SharedBase
 from training.examples.example import TokenPair
 from training.files import write_json
@@ -41,7 +41,7 @@ class RewardModels:
     merged: Path
 
 
-def make_reward_models(model: Path, rows: Sequence[Row], home: Path) -> RewardModels:
+def make_reward_models(model: Path, rows: Sequence[Row], home: Path, precision: str) -> RewardModels:
     """What is kept in `home`, else a model trained on `rows`, once over."""
     home.mkdir(parents=True, exist_ok=True)
     merged = home / "merged"
@@ -49,7 +49,7 @@ def make_reward_models(model: Path, rows: Sequence[Row], home: Path) -> RewardMo
         return RewardModels(next((home / "exported").glob("reward-*")), merged)
     shutil.rmtree(home)
     say(f"making a reward model from {len(rows)} pairs")
-    base, tokens = SharedBase(model, torch.device("cpu"), BF16), load_chat_tokens(model)
+    base, tokens = SharedBase(model, torch.device("cpu"), PRECISIONS[precision]), load_chat_tokens(model)
     recipe = parse_recipe(
         {"algorithm": "reward", "epochs": 1, "batch_pairs": BATCH_PAIRS, "adapter": ADAPTER.model_dump()}
     )

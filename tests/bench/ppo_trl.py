@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
 from tests.bench.ppo_shared import CLIP, KL_WEIGHT, TRACE, VALUE_WEIGHT, Told
-from tests.bench.sides import LEARNING_RATE, Task, lora, peak_mib
+from tests.bench.sides import LEARNING_RATE, Task, lora, peak_mib, precision_of
+from training.base.loading import PRECISIONS
 
 
 def trl_best(task: Task) -> Told:
@@ -30,11 +31,11 @@ def trl_best(task: Task) -> Told:
         "gradient_accumulation_steps": answers // task["trl_batch"],
         "local_rollout_forward_batch_size": task["trl_rollout_batch"] or answers,
     }
-    return _run(task, getattr(torch, task["trl_dtype"]), options)
+    return _run(task, PRECISIONS[task["trl_dtype"]].base, options)
 
 
 def trl_default(task: Task) -> Told:
-    """TRL with its defaults and LoRA: bases in fp32 under bf16 autocast, batches of its own size or all rows."""
+    """TRL with its defaults and LoRA: bases in fp32 (autocast as ours), batches of its own size or all rows."""
     batch = min(8, len(task["prompts"]) * task["answers"])  # it would wait for ever for a batch to be full
     return _run(task, torch.float32, {"per_device_train_batch_size": batch})
 
@@ -112,6 +113,7 @@ def _ppo_options(task: Task) -> dict[str, Any]:
     """What both of TRL's sides share with ours: the same answers, learned from as often, at the same strengths."""
     return {
         "use_cpu": True,
+        "bf16": precision_of(task).products is torch.bfloat16,
         "learning_rate": LEARNING_RATE,
         "total_episodes": task["rounds_each"] * len(task["prompts"]) * task["answers"],
         "num_ppo_epochs": task["epochs"],

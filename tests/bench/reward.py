@@ -18,10 +18,10 @@ def main(arguments: Sequence[str]) -> int:
     load = machine_load()
     told = parse_arguments(arguments, "bench-reward", __doc__)
     task, about = make_task(told), surroundings(told.threads, load)
-    say(f"{told.pairs} pairs, {told.rounds} rounds, {told.threads} threads, load {load}")
+    say(f"{told.pairs} pairs, {told.rounds} rounds, {told.threads} threads, {told.precision}, load {load}")
     rounds = run_rounds(Bench("tests.bench.reward_sides", SIDES, task, told.threads), told.rounds)
     print(table(rounds), file=sys.stderr)
-    print(json.dumps(result("reward", rounds, told.pairs, about)))
+    print(json.dumps(result("reward", rounds, task, about)))
     return 0
 
 

@@ -19,15 +19,16 @@ from tests.bench.sides import (
     LEARNING_RATE,
     Task,
     Timed,
+    load_base,
     lora,
+    precision_of,
     run_side,
     trl_arguments,
     trl_best_arguments,
     watch,
 )
 from training.algorithms import RewardRecipe
-from training.base.loading import BF16, load_chat_tokens
-from training.base.model import SharedBase
+from training.base.loading import load_chat_tokens
 from training.loops.reward import train_reward
 from training.loops.steps import Point
 from training.recipe import parse_recipe
@@ -37,7 +38,7 @@ from training.rewards.reading import read_pairs
 def ours(task: Task) -> Timed:
     """What a job does: tokens, the steps, checkpoints. Rewards are not centred, as in TRL."""
     folder = Path(task["model"])
-    base = SharedBase(folder, torch.device("cpu"), BF16)
+    base = load_base(task)
     tokens = load_chat_tokens(folder)
     recipe = parse_recipe(
         {
@@ -59,12 +60,12 @@ def ours(task: Task) -> Timed:
 
 
 def trl_best(task: Task) -> Timed:
-    """No checkpointing of activations, base in bf16 as ours, least padding."""
-    return _trl(task, torch.bfloat16, trl_best_arguments(task))
+    """No checkpointing of activations, base as ours, least padding."""
+    return _trl(task, precision_of(task).base, trl_best_arguments(task))
 
 
 def trl_default(task: Task) -> Timed:
-    """TRL with its defaults: base in fp32 under bf16 autocast, activations checkpointed."""
+    """TRL with its defaults: base in fp32 (autocast as ours), activations checkpointed."""
     return _trl(task, torch.float32, {})
 
 
@@ -75,7 +76,7 @@ def _trl(task: Task, dtype: torch.dtype, options: Mapping[str, Any]) -> Timed:
     model = AutoModelForSequenceClassification.from_pretrained(task["model"], num_labels=1, dtype=dtype)
     tokenizer = AutoTokenizer.from_pretrained(task["model"])
     with tempfile.TemporaryDirectory() as work:
-        arguments = RewardConfig(**trl_arguments(work), **options)
+        arguments = RewardConfig(**trl_arguments(task, work), **options)
         start = time.perf_counter()
         rows = [conversation(row) for row in task["pairs"]]
         trainer = RewardTrainer(

@@ -1,5 +1,6 @@
 """What every benchmark shares: interleaved rounds in fresh processes, paired ratios, where model and data are."""
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -12,8 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tests.services import ROOT
 from training.base.convert import convert
+from training.base.loading import PRECISIONS, fastest_precision
 
 Measured = Mapping[str, Any]
 
@@ -75,6 +79,13 @@ def median_ratio(rounds: Sequence[Mapping[str, Measured]], key: str, of: str, to
 def medians(rounds: Sequence[Mapping[str, Measured]], key: str) -> dict[str, float]:
     """Each side's median over the rounds."""
     return {side: statistics.median(each[side][key] for each in rounds) for side in rounds[0]}
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Of the base's weights and the products on every side; what a job takes on this CPU when none is named."""
+    fastest = fastest_precision(torch.device("cpu"))
+    default = next(name for name, precision in PRECISIONS.items() if precision == fastest)
+    parser.add_argument("--precision", choices=PRECISIONS, default=default, help="of every side (default: a job's)")
 
 
 def find_model() -> Path:

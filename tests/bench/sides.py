@@ -11,6 +11,8 @@ import torch
 from peft import LoraConfig
 
 from training.algorithms import AdapterRecipe
+from training.base.loading import PRECISIONS, Precision
+from training.base.model import SharedBase
 from training.loops.steps import Point, Watch
 
 ADAPTER = AdapterRecipe(rank=16, alpha=32)
@@ -35,6 +37,16 @@ def run_side(sides: Mapping[str, Callable[[Task], Timed]], side: str) -> int:
     }
     print(json.dumps(figures))
     return 0
+
+
+def precision_of(task: Task) -> Precision:
+    """What the base's weights and the products are in, on every side."""
+    return PRECISIONS[task["precision"]]
+
+
+def load_base(task: Task, *, recompute: bool = False) -> SharedBase:
+    """The base as a job would hold it."""
+    return SharedBase(Path(task["model"]), torch.device("cpu"), precision_of(task), recompute=recompute)
 
 
 def peak_mib() -> float:
@@ -81,11 +93,12 @@ def lora(task_type: str, **more: Any) -> LoraConfig:
     )
 
 
-def trl_arguments(work: str) -> dict[str, Any]:
+def trl_arguments(task: Task, work: str) -> dict[str, Any]:
     """What TRL's trainers on pairs are told on every side."""
     return {
         "output_dir": work,
         "use_cpu": True,
+        "bf16": precision_of(task).products is torch.bfloat16,
         "learning_rate": LEARNING_RATE,
         "num_train_epochs": 1,
         "logging_steps": 1,

@@ -30,6 +30,7 @@ _UNLIMITED = 2**31
 
 BF16 = Precision()
 FP32 = Precision(torch.float32, None)
+PRECISIONS = {"bf16": BF16, "fp32": FP32}
 
 
 def fastest_precision(device: torch.device) -> Precision:
