@@ -59,6 +59,8 @@ def _thumbs(event: Event, turns: Mapping[TurnId, Turn], from_pairs: bool) -> lis
     else:
         raise Unusable(f"{said.kind} makes no thumb")
     kept = chats_named(event, turns)
+    if set(sides) == {True, False} and kept[0].answer == kept[1].answer:
+        raise Unusable("equal answers")
     answers = [(turn, answer_of(turn), up) for turn, up in zip(kept, sides, strict=True)]
     if isinstance(said, Edit):
         answers.append((kept[0], Answer(text=said.text), True))

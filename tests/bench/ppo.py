@@ -35,6 +35,8 @@ from training.base.loading import PRECISIONS, load_chat_tokens
 SIDES = ("ours", "ours_recomputing", "trl_best", "trl_default")
 TRL = ROOT / ".cache" / "trl-1.12.0"
 PROMPTS = "instructions_en.jsonl.gz"
+SAID = ("rounds_each", "answers", "max_tokens", "epochs", "pass_tokens", "trl_batch", "trl_dtype", "precision")
+"""What the JSON line says of the task."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -55,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         "answers": told.answers,
         "max_tokens": told.max_tokens,
         "epochs": told.epochs,
+        "pass_tokens": told.pass_tokens,
         "rounds_each": told.rounds_each,
         "trl_batch": told.trl_batch,
         "trl_rollout_batch": told.trl_rollout_batch,
@@ -79,6 +82,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=int, default=64, help="longest answer (default 64)")
     parser.add_argument("--longest", type=int, default=128, help="most tokens of a prompt (default 128)")
     parser.add_argument("--epochs", type=int, default=2, help="times that a PPO round is learned from (default 2)")
+    parser.add_argument("--pass-tokens", type=int, default=512, help="tokens in one pass of ours (default 512)")
     parser.add_argument("--reward-pairs", type=int, default=32, help="pairs that the reward model is made from")
     parser.add_argument("--trl-batch", type=int, default=2, help="answers in one pass of TRL at its best (default 2)")
     parser.add_argument("--trl-rollout-batch", type=int, default=0, help="answers TRL samples at once (0: a round's)")
@@ -126,8 +130,7 @@ def result(rounds: Sequence[dict[str, Measured]], task: dict[str, Any], about: d
         **{name: round(value, 3) for name, value in ratios.items()},
         **{key: {side: round(value, 3) for side, value in medians(rounds, key).items()} for key in shown},
         "rounds": len(rounds),
-        **{key: task[key] for key in ("rounds_each", "answers", "max_tokens", "epochs", "trl_batch", "trl_dtype")},
-        "precision": task["precision"],
+        **{key: task[key] for key in SAID},
         "prompts": len(task["prompts"]),
         **about,
         "versions": {**about["versions"], "trl": trl},

@@ -69,6 +69,7 @@ def ours_recipe(task: Task) -> dict[str, Any]:
     return {
         "algorithm": "ppo",
         "epochs": task["epochs"],
+        "pass_tokens": task["pass_tokens"],
         "minibatches": 1,
         "kl_weight": KL_WEIGHT,
         "value_weight": VALUE_WEIGHT,

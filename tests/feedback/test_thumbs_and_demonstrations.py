@@ -37,6 +37,15 @@ def test_a_tie_makes_no_thumbs() -> None:
     assert thumbs_of(comparison("a", "b", "tie"), from_pairs=True) == []
 
 
+@pytest.mark.parametrize("verdict", ["first", "second"])
+def test_a_preference_between_equal_answers_makes_no_thumbs(verdict: str) -> None:
+    turns = {**TURNS, "e": A.model_copy(update={"id": "e"})}
+    made = build_thumbs([make_event(comparison("a", "e", verdict), 0)], turns, from_pairs=True)
+    assert (made.thumbs, made.skipped) == ((), {"equal answers": 1})
+    both = build_thumbs([make_event(comparison("a", "e", "both_bad"), 0)], turns, from_pairs=True)
+    assert [thumb.up for thumb in both.thumbs] == [False, False]
+
+
 def test_an_edit_is_a_thumb_down_for_the_answer_and_one_up_for_the_persons_own() -> None:
     assert thumbs_of(said("edit", turn_id="b", text="better"), from_pairs=True) == [
         ("a longer answer", False),

@@ -184,7 +184,7 @@ def test_a_job_whose_loss_runs_away_keeps_a_good_checkpoint_and_publishes_nothin
     assert not list((place.home / "adapters").glob("v*"))
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "online_preference"])
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "online_preference"])
 def test_a_job_that_is_killed_between_its_rounds_keeps_what_was_answered(make: MakeWorkplace, algorithm: str) -> None:
     place = make()
     place.vote(12)
@@ -237,6 +237,7 @@ def test_a_job_whose_trainer_and_worker_are_killed_is_finished_once_with_the_sam
         {"algorithm": "kto", "epochs": 20, "batch_thumbs": 4},
         {"algorithm": "sft", "epochs": 20, "batch_examples": 2, "shares": {"preferred": 1.0}},
         {"algorithm": "reward", "epochs": 20, "batch_pairs": 2},
+        {"algorithm": "pairwise_reward", "epochs": 20, "batch_pairs": 2},
     ],
     ids=lambda recipe: recipe["algorithm"],
 )

@@ -84,7 +84,7 @@ class TinyEngine:
 
 
 class TinyRollouts:
-    """Rounds answered by a TinyEngine on the spot. `begun` are those that were begun, in their order.
+    """Rounds answered by a TinyEngine on the spot. `begun` are those that were begun, each with its policy.
 
     `serves` is False for an engine that has lost its adapters and says nothing of it; `off` is added to all log-probs.
     """
@@ -92,7 +92,7 @@ class TinyRollouts:
     def __init__(
         self, engine: TinyEngine, tokens: ChatTokens, asked: Asked, *, serves: bool = True, off: float = 0.0
     ) -> None:
-        self.begun: list[int] = []
+        self.begun: dict[int, Mapping[str, Tensor]] = {}
         self._off = off
         self._engine = engine
         self._tokens = tokens
@@ -102,7 +102,7 @@ class TinyRollouts:
     def begin(self, number: int, state: Mapping[str, Tensor]) -> None:
         if number in self.begun:
             return
-        self.begun.append(number)
+        self.begun[number] = state
         self._engine.load(f"round-{number}", state)
 
     def groups(self, number: int) -> Iterator[Group]:

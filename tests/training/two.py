@@ -3,12 +3,14 @@
 And the scenes themselves, which the processes import from here.
 """
 
+import gc
 import logging
 import multiprocessing
 import os
 import pickle
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -223,6 +225,27 @@ def _answering(base: SharedBase, model: Path, recipe: Any) -> dict[str, Any]:
 def low_bytes(asked: list[Answered]) -> list[float]:
     """A taste: the share of tokens from the first half of the bytes."""
     return [sum(token < 128 for token in each.answer) / len(each.answer) for each in asked]
+
+
+def run_short(crew: Crew) -> bool:
+    """Whether what a piece of work held is let go as soon as it has run out of memory, without a collector's help."""
+    held: list[weakref.ref[set[int]]] = []
+
+    class Held(set[int]):
+        """Sets can be referred to weakly."""
+
+    def work() -> None:
+        large = Held()
+        held.append(weakref.ref(large))
+        raise MemoryError
+
+    gc.disable()
+    try:
+        with suppress(MemoryError):
+            crew.agreed(work)
+        return held[0]() is None
+    finally:
+        gc.enable()
 
 
 def sum_up(crew: Crew) -> list[list[float] | None]:

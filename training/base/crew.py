@@ -134,9 +134,12 @@ class Crew:
             log.info("process %d: %r", self.rank, error)
             failure = error
         told: list[tuple[R, Exception | None]] = gather_object([(mine, _portable(failure))])
-        for rank, (_, sent) in enumerate(told):
-            if sent is not None:
-                raise failure if failure is not None and rank == self.rank else sent
+        try:
+            for rank, (_, sent) in enumerate(told):
+                if sent is not None:
+                    raise failure if failure is not None and rank == self.rank else sent
+        finally:
+            failure = None  # its traceback holds this frame: with it, what `work` had in memory would never be let go
         return [value for value, _ in told]
 
     # The first process, and those that follow it -----------------------------------------------------------------

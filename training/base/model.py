@@ -301,7 +301,7 @@ class SharedBase:
                 self._peft.add_adapter(name, config)
         except ValueError as error:
             raise ModelRefused(f"this base cannot take the adapter: {error}") from error
-        layers = [layer for layer in self._peft.modules() if isinstance(layer, LoraLayer)]
+        layers = [each for each in self._peft.modules() if isinstance(each, LoraLayer) and name in each.lora_A]
         for layer in layers:
             layer.lora_variant[name] = _ScaledInside
             layer.cast_input_dtype_enabled = self._precision.products is None  # autocast would cast back again

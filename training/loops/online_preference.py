@@ -3,11 +3,13 @@
 Each round goes on from where the one before it ended, on people's votes and its own pairs. The reference is the base.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -16,7 +18,6 @@ from training.base.model import SharedBase
 from training.errors import TooFewPairs
 from training.examples.example import TokenPair
 from training.examples.tokens import TokenIds
-from training.files import read_json, write_json
 from training.loops.experience import (
     Experience,
     Scorer,
@@ -33,6 +34,9 @@ from training.losses.policy_gradient import kl_estimate
 from training.sampling.forming import form_pairs, mix
 from training.sampling.rollouts import Rollouts
 from training.tensor_files import write_tensors
+
+LEARNED = "learned.safetensors"
+"""The file of the adapter as the last round left it, in the run's folder."""
 
 
 def train_online_preference(
@@ -53,40 +57,54 @@ def train_online_preference(
     """
     model.add_adapter(POLICY, recipe.adapter, seed=recipe.seed)
     rounds = recipe.rollouts.rounds
-    steps_before = 0
-    for number in range(rounds):
-        done = folder / f"learned-{number:04d}.safetensors"
-        if not done.exists():
-            state = model.adapter_state(POLICY)
-            own = experience_of(number, state, model, recipe, rollouts, reward, folder, watch)
-            again, pairs = mix(votes, form_pairs(by_prompt(own), recipe, number), recipe.votes_share)
-            if not (again or pairs):
-                raise TooFewPairs(
-                    f"round {number + 1} gave no pair to learn from: its answers are equal or rewarded alike; "
-                    "lower least_margin, ask for more answers, or let votes_share be above 0"
-                )
-            part = watch.between(number / rounds, (number + 1) / rounds)
-            loss = recipe.loss.model_copy(update={"seed": recipe.seed + number})
-            steps = train_preference(
-                model,
-                pairs,
-                loss,
-                folder / f"round-{number:04d}",
-                telling(part, steps_before, {"round": number + 1, **facts(own)}),
-                every_s=every_s,
-                start=state,
-                again=again,
-                reference=folder / REFERENCE,
+    learned = read_learned(folder)
+    if learned.rounds:
+        model.set_adapter_state(POLICY, load_file(folder / LEARNED))
+    steps = learned.steps
+    for number in range(learned.rounds, rounds):
+        state = model.adapter_state(POLICY)
+        own = experience_of(number, state, model, recipe, rollouts, reward, folder, watch)
+        again, pairs = mix(votes, form_pairs(by_prompt(own), recipe, number), recipe.votes_share)
+        if not (again or pairs):
+            raise TooFewPairs(
+                f"round {number + 1} gave no pair to learn from: its answers are equal or rewarded alike; "
+                "lower least_margin, ask for more answers, or let votes_share be above 0"
             )
-            model.crew.first(partial(keep, done, model.adapter_state(POLICY), steps_before + steps))
-        steps_before = (read_json(done.with_suffix(".json")) or {}).get("steps", steps_before)
-        model.set_adapter_state(POLICY, load_file(done))
+        part = watch.between(number / rounds, (number + 1) / rounds)
+        steps += train_preference(
+            model,
+            pairs,
+            recipe.loss.model_copy(update={"seed": recipe.seed + number}),
+            folder / f"round-{number:04d}",
+            telling(part, steps, {"round": number + 1, **facts(own)}),
+            every_s=every_s,
+            start=state,
+            again=again,
+            reference=folder / REFERENCE,
+        )
+        model.crew.first(partial(keep, folder, model.adapter_state(POLICY), Learned(number + 1, steps)))
 
 
-def keep(path: Path, state: Mapping[str, Tensor], steps: int) -> None:
-    """What a round has made of the adapter, and how many steps were taken until then."""
-    write_json(path.with_suffix(".json"), {"steps": steps})
-    write_tensors(path, state)
+@dataclass(frozen=True)
+class Learned:
+    """How many rounds the kept adapter has learned from, in how many steps."""
+
+    rounds: int = 0
+    steps: int = 0
+
+
+def read_learned(folder: Path) -> Learned:
+    """How far the run has come; not at all where nothing is kept."""
+    if not (folder / LEARNED).exists():
+        return Learned()
+    with safe_open(folder / LEARNED, "pt") as kept:
+        return Learned(**{name: int(value) for name, value in kept.metadata().items()})
+
+
+def keep(folder: Path, state: Mapping[str, Tensor], learned: Learned) -> None:
+    """What a round has made of the adapter, in the place of what the round before it had; its checkpoints go."""
+    write_tensors(folder / LEARNED, state, {name: str(value) for name, value in asdict(learned).items()})
+    shutil.rmtree(folder / f"round-{learned.rounds - 1:04d}", ignore_errors=True)
 
 
 def experience_of(

@@ -187,14 +187,14 @@ class Rounds:
 
     def _begin(self, number: int) -> None:
         """Have the policy as it is now answer, or as it was when this round was begun before."""
-        path = self._folder / f"policy-{number:04d}.safetensors"
+        path = self._policy_path(number)
         if not path.exists():
             write_tensors(path, self._model.adapter_state(POLICY))
         self._rollouts.begin(number, load_file(path))
 
     def _gather(self, number: int) -> None:
         model, recipe = self._model, self._recipe
-        state = load_file(self._folder / f"policy-{number:04d}.safetensors")
+        state = load_file(self._policy_path(number))
         model.adopt_adapter(BEHAVIOUR, recipe.adapter, state)
         value = VALUE if isinstance(recipe, PpoRecipe) else None
         scoring = Scoring(model, BEHAVIOUR, value, self._reward, recipe.pass_tokens)
@@ -213,11 +213,15 @@ class Rounds:
         save_experience(
             self._path(number), experience, {"kl_weight": torch.tensor(kl_weight, dtype=torch.float64), "scale": scale}
         )
+        self._policy_path(number).unlink()  # it has answered
 
     def _load(self, number: int) -> Round:
         experience, more = load_experience(self._path(number))
         kl_weight = float(more["kl_weight"])
         return Round(experience, make_lessons(experience, self._recipe, kl_weight, more["scale"]), kl_weight)
+
+    def _policy_path(self, number: int) -> Path:
+        return self._folder / f"policy-{number:04d}.safetensors"
 
     def _path(self, number: int) -> Path:
         return self._folder / f"round-{number:04d}.safetensors"

@@ -1,8 +1,10 @@
 """What the reference, the base with its adapters off, gives the answers: computed once per job, kept in its folder."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -13,6 +15,10 @@ from training.examples.batches import Pass
 from training.loops.steps import Watch
 from training.tensor_files import write_tensors
 
+Item = TypeVar("Item")
+
+_AT_A_TIME = 32
+"""Passes of each process between two writes of the cache: a minute or so on two cores."""
 REFERENCE = "reference.safetensors"
 """The file of a run's reference, in its folder."""
 
@@ -20,7 +26,8 @@ REFERENCE = "reference.safetensors"
 def reference_sums(model: SharedBase, batches: Sequence[Pass], cache: Path, watch: Watch) -> list[Tensor]:
     """Per pass the [N] summed log-probs (nats) of its answers; those of passes that the cache has are taken from it.
 
-    In bf16 they hold for passes of this very shape only.
+    The cache is written every `_AT_A_TIME` passes: who is stopped goes on from there. In bf16 the sums hold for passes
+    of this very shape only.
     """
 
     def read() -> dict[str, Tensor]:
@@ -29,8 +36,6 @@ def reference_sums(model: SharedBase, batches: Sequence[Pass], cache: Path, watc
     kept = model.crew.agreed(read)[0]  # what the first process has: it alone writes, and all are to score the same
     names = [pass_digest(batch) for batch in batches]
     missing = [batch for batch, name in zip(batches, names, strict=True) if name not in kept]
-    if not missing:
-        return [kept[name] for name in names]
 
     def score(numbered: tuple[int, Pass]) -> Tensor:
         number, batch = numbered
@@ -38,11 +43,22 @@ def reference_sums(model: SharedBase, batches: Sequence[Pass], cache: Path, watc
         with torch.no_grad(), model.policy(None):
             return batch.sum_answers(model.logprobs(batch).cpu())
 
-    parts = model.crew.spread(list(enumerate(missing)), score, lambda: watch.check("while the reference was computed"))
-    known = kept | {pass_digest(batch): sums_N for batch, sums_N in zip(missing, parts, strict=True)}
-    if model.crew.is_first:
-        write_tensors(cache, known)
-    return [known[name] for name in names]
+    def check() -> None:
+        watch.check("while the reference was computed")
+
+    for some in batched(enumerate(missing), _AT_A_TIME * model.crew.size):
+        sums = model.crew.spread(some, score, check)
+        kept |= {pass_digest(batch): sums_N for (_, batch), sums_N in zip(some, sums, strict=True)}
+        if model.crew.is_first:
+            write_tensors(cache, kept)
+    return [kept[name] for name in names]
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in lists of `size`, the last one shorter. (itertools has it from Python 3.12 on.)"""
+    left = iter(items)
+    while some := list(islice(left, size)):
+        yield some
 
 
 def pass_digest(batch: Pass) -> str:

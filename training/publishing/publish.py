@@ -19,8 +19,8 @@ from training.base.convert import digest_of, file_digest
 from training.base.model import SharedBase
 from training.examples.batches import Item, make_pass
 from training.examples.tokens import ChatTokens
-from training.files import fsync_folder, read_json, write_json
-from training.publishing.adapter_folders import CONFIG, MANIFEST, TENSORS, Published
+from training.files import fsync_folder, write_json
+from training.publishing.adapter_folders import CONFIG, MANIFEST, TENSORS, Published, manifest_of
 
 PROBES: Sequence[tuple[str, str]] = (
     ("What is a good way to start the day?", "A short walk, a glass of water and a quiet breakfast help many people."),
@@ -58,10 +58,12 @@ def publish(
     digest = digest_of(files)
     version = version_name(origin.counter, digest)
     final = adapters / version
-    if final.exists():
+    if found := manifest_of(final):
         shutil.rmtree(aside)
-        _own(final, origin)
+        if origin.rollout is None and found.get("rollout") is not None:
+            write_json(final / MANIFEST, {**found, "rollout": None})  # sampled from first, and now the job's end
         return Published(version, digest, final)
+    shutil.rmtree(final, ignore_errors=True)  # one whose manifest was damaged
     manifest = {
         "format": 1,
         "version": version,
@@ -81,13 +83,6 @@ def publish(
     aside.rename(final)
     fsync_folder(adapters, files=False)
     return Published(version, digest, final)
-
-
-def _own(final: Path, origin: Origin) -> None:
-    """What was published to sample from may turn out to be what its job ends with."""
-    manifest = read_json(final / MANIFEST) or {}
-    if origin.rollout is None and manifest.get("rollout") is not None:
-        write_json(final / MANIFEST, {**manifest, "rollout": None})
 
 
 def probe(model: SharedBase, tokens: ChatTokens, folder: Path) -> list[dict[str, Any]]:

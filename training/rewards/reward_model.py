@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from feedback.events import OVERALL
 from training.algorithms import AnyRewardRecipe, PairwiseRewardRecipe
 from training.base.model import SharedBase
 from training.errors import RewardRefused
@@ -94,15 +95,18 @@ class RewardModel:
             for n in range(len(asked))
         ]
 
-    def preferences(self, pairs: Sequence[TokenPair], stopping: Callable[[], None] = lambda: None) -> list[Preference]:
+    def preferences(
+        self, pairs: Sequence[TokenPair], stopping: Callable[[], None] = lambda: None, *, joined: bool = False
+    ) -> list[Preference]:
         """For each pair how far its chosen answer is ahead: in the aspect it was compared in where that has a head of
-        its own, else in the joined reward."""
+        its own, else (and wherever it is to be `joined`) in the joined reward."""
         readings = read_pairs(pairs, self.recipe, self.tokens)
         values_MNK = self._values([reading.item for reading in readings], stopping)
         joined_MN = torch.stack([self._joined(values_NK) for values_NK in values_MNK])
         found = []
         for n, pair in enumerate(pairs):
-            head = head_index(pair.aspect, self.heads) if len(self.heads) > 1 else None
+            by_rule = joined or len(self.heads) == 1
+            head = None if by_rule else head_index(pair.aspect, self.heads)
             rewards_MN = joined_MN if head is None else values_MNK[:, :, head]
             margin, spread = _over_members(rewards_MN[:, 2 * n] - rewards_MN[:, 2 * n + 1])
             found.append(Preference(margin, spread, _sigmoid(margin / self.temperature)))
@@ -159,23 +163,28 @@ def assess(
     held_out: Sequence[TokenPair],
     stopping: Callable[[], None] = lambda: None,
 ) -> Assessment:
-    """Fit the temperature on pairs of its own, and judge on others; where there are several heads, each on its aspect
-    too (`heads`, those with a pair to judge by). Ties say nothing here and are left out."""
+    """Fit the temperature on pairs of its own, and judge on others. Ties say nothing here and are left out.
+
+    Where there are several heads, each is judged on its aspect too (`heads`, those with a pair to judge by), and the
+    reward that they are joined to on the pairs that were compared as a whole (`joined`).
+    """
     decided, judged = [p for p in calibration if p.label > 0.5], [p for p in held_out if p.label > 0.5]
     fitted = fit_temperature([found.margin for found in model.preferences(decided, stopping)] if decided else [])
     if not judged:
         return Assessment(fitted, {"report": None})
-    found = model.preferences(judged, stopping)
 
-    def told_of(places: Sequence[int]) -> dict[str, Any]:
+    def told_of(found: Sequence[Preference], places: Sequence[int]) -> dict[str, Any]:
         longer = [float(len(judged[n].chosen) - len(judged[n].rejected)) for n in places]
         told = report([found[n].margin for n in places], longer, fitted.temperature).as_json()
         return {**told, "spread": sum(found[n].spread for n in places) / len(places)}
 
-    told = told_of(range(len(judged)))
+    found = model.preferences(judged, stopping)
+    told = told_of(found, range(len(judged)))
     if len(model.heads) > 1:
         own = {head: [n for n, pair in enumerate(judged) if pair.aspect == head] for head in model.heads}
-        told["heads"] = {head: told_of(places) for head, places in own.items() if places}
+        told["heads"] = {head: told_of(found, places) for head, places in own.items() if places}
+        if whole := [n for n, pair in enumerate(judged) if pair.aspect == OVERALL]:
+            told["joined"] = told_of(model.preferences(judged, stopping, joined=True), whole)
     return Assessment(fitted, {"report": told})
 
 

@@ -103,34 +103,34 @@ class Scorer:
 
     def score(self, asked: ScoreRequest) -> list[dict[str, Any]]:
         """Per item: reward, spread over the ensemble, and each head's own reward."""
-        items = [
-            Answered(self._prompt(item.messages, i), self._model.tokens.answer(item.answer))
-            for i, item in enumerate(asked.items)
-        ]
-        for i, item in enumerate(items):
-            self._check_length(len(item.prompt) + len(item.answer), i)
-        with self._turn:
+        with self._turn:  # the tokenizer too takes one caller at a time
+            items = [
+                Answered(self._prompt(item.messages, i), self._model.tokens.answer(item.answer))
+                for i, item in enumerate(asked.items)
+            ]
+            for i, item in enumerate(items):
+                self._check_length(len(item.prompt) + len(item.answer), i)
             found = self._model.rewards(items)
         return [{"reward": each.value, "spread": each.spread, "heads": each.heads} for each in found]
 
     def compare(self, asked: CompareRequest) -> list[dict[str, Any]]:
         """Per item: how far the first answer is ahead (nats), the spread of that, how likely people prefer it."""
-        pairs = [
-            TokenPair(
-                event_id=str(i),
-                question="",
-                prompt=self._prompt(item.messages, i),
-                chosen=self._model.tokens.answer(item.first),
-                rejected=self._model.tokens.answer(item.second),
-            )
-            for i, item in enumerate(asked.items)
-        ]
-        for i, pair in enumerate(pairs):
-            answers = (len(pair.chosen), len(pair.rejected))
-            longest = sum(answers) + len(self._between) if self._model.is_pairwise else max(answers)
-            self._check_length(len(pair.prompt) + longest, i)
         with self._turn:
-            return [asdict(each) for each in self._model.preferences(pairs)]
+            pairs = [
+                TokenPair(
+                    event_id=str(i),
+                    question="",
+                    prompt=self._prompt(item.messages, i),
+                    chosen=self._model.tokens.answer(item.first),
+                    rejected=self._model.tokens.answer(item.second),
+                )
+                for i, item in enumerate(asked.items)
+            ]
+            for i, pair in enumerate(pairs):
+                answers = (len(pair.chosen), len(pair.rejected))
+                longest = sum(answers) + len(self._between) if self._model.is_pairwise else max(answers)
+                self._check_length(len(pair.prompt) + longest, i)
+            return [asdict(each) for each in self._model.preferences(pairs, joined=True)]
 
     def _prompt(self, messages: Sequence[ChatMessage], item: int) -> TokenIds:
         try:

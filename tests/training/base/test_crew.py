@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 
 from tests.training.loops.notes import same
-from tests.training.two import KINDS, Learned, Short, Two, learn, learn_apart, reference_twice, sum_up, two_processes
+from tests.training.two import (
+    KINDS,
+    Learned,
+    Short,
+    Two,
+    learn,
+    learn_apart,
+    reference_twice,
+    run_short,
+    sum_up,
+    two_processes,
+)
 from training.base.crew import Crew
 from training.errors import LostStep, OutOfMemory, Stopped
 
@@ -128,6 +139,10 @@ def test_memory_that_runs_out_in_one_process_halves_the_passes_of_both(
 def test_memory_that_runs_out_in_halves_too_ends_both(two: Two, tiny_model: Path, tmp_path: Path) -> None:
     ended = two.play(learn, "dpo", tiny_model, tmp_path / "two", short=Short(1, 1, 100))
     assert [type(each) for each in ended] == [OutOfMemory, OutOfMemory]
+
+
+def test_what_ran_out_of_memory_holds_none_of_it_any_more(two: Two) -> None:
+    assert two.play(run_short) == [True, True]
 
 
 def test_gradients_that_only_one_process_has_reach_both_and_what_none_has_stays_without(two: Two) -> None:

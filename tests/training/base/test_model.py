@@ -150,6 +150,15 @@ def test_layers_that_compute_again_keep_less_and_teach_the_same(tiny_model: Path
         assert torch.equal(one, other)
 
 
+def test_an_adapter_that_drops_out_may_reach_fewer_layers_than_another(base: SharedBase) -> None:
+    base.add_adapter("wide", RECIPE, seed=1)
+    narrow = AdapterRecipe(rank=8, alpha=16, dropout=0.5, target_modules=["q_proj"])
+    base.add_adapter("narrow", narrow, seed=2)
+    assert {name.split(".")[-3] for name in base.parameters("narrow")} == {"q_proj"}
+    with base.policy("narrow"):
+        base.logprobs(make_pass(ITEMS)).sum().backward()
+
+
 def test_dropout_falls_where_something_is_learned_only(base: SharedBase) -> None:
     recipe = AdapterRecipe(rank=8, alpha=16, dropout=0.5)
     base.add_adapter("dropping", recipe, seed=0)

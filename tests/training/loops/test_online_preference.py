@@ -11,6 +11,7 @@ from tests.training.loops.on_policy import Bench
 from training.algorithms import OnlinePreferenceRecipe
 from training.errors import EngineMismatch, Stopped, TooFewPairs
 from training.examples.tokens import ChatTokens
+from training.loops.online_preference import LEARNED
 from training.loops.reference import REFERENCE
 from training.recipe import parse_recipe
 
@@ -75,6 +76,8 @@ def test_a_stopped_run_ends_with_the_same_adapter_as_an_unbroken_one(
     assert broken.rollouts is not None
     assert len(broken.rollouts.begun) == 3 - finished, "finished rounds are not answered again"
     assert [point["step"] for point in (*first.points, *second.points)] == [point["step"] for point in notes.points]
+    left = {path.name for path in broken.folder.iterdir()}
+    assert left == {LEARNED, REFERENCE, *(f"round-{number:04d}.safetensors" for number in range(3))}, "no checkpoints"
 
 
 def test_a_round_that_gives_no_pair_is_told(bench: Bench) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.training.loops.notes import Notes, same
 from tests.training.loops.positions import moved_positions
@@ -15,8 +16,9 @@ from training.algorithms import DpoRecipe
 from training.base.loading import FP32
 from training.base.model import SharedBase
 from training.errors import Diverged, Stopped, WrongFirstLoss
+from training.examples.batches import Item, make_pass
 from training.examples.tokens import ChatTokens
-from training.loops import preference
+from training.loops import preference, reference
 from training.loops.preference import (
     POLICY,
     PairPass,
@@ -28,9 +30,10 @@ from training.loops.preference import (
     train_preference,
     with_reference,
 )
-from training.loops.reference import REFERENCE
+from training.loops.reference import REFERENCE, reference_sums
 from training.loops.steps import ENTROPY_EVERY
 from training.losses.preference import PairScores
+from training.tensor_files import write_tensors
 
 
 def train(
@@ -137,6 +140,24 @@ def test_another_recipes_checkpoints_and_reference_are_not_taken_up(
     notes = Notes()
     train(tiny_model, tiny_tokens, tmp_path, make_recipe(seed=5), notes)
     assert notes.points[0]["step"] == 1
+
+
+def test_a_run_that_is_stopped_at_its_reference_goes_on_from_what_is_kept(
+    tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "_AT_A_TIME", 2)
+    passes = [make_pass([Item(p.prompt, (p.chosen, p.rejected))]) for p in make_pairs(tiny_tokens, 7)]
+    base = SharedBase(tiny_model, torch.device("cpu"), FP32)
+    unbroken = reference_sums(base, passes, tmp_path / "unbroken", Notes().watch())
+    with pytest.raises(Stopped):
+        reference_sums(base, passes, tmp_path / "broken", Notes(stop_at=5).watch())
+    kept = load_file(tmp_path / "broken")
+    assert len(kept) == 4, "two and two passes; the fifth was stopped in its two"
+    marked = {name: sums_N + 100 for name, sums_N in kept.items()}
+    write_tensors(tmp_path / "broken", marked)
+    again = reference_sums(base, passes, tmp_path / "broken", Notes().watch())
+    for one, other, marks in zip(again, unbroken, [100.0] * 4 + [0.0] * 3, strict=True):
+        torch.testing.assert_close(one - marks, other)
 
 
 def test_the_reference_is_computed_once_per_job(tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from feedback.ids import JobId
 from tests.training.tiny import make_recipe
 from training.base.model import SharedBase
 from training.errors import AdapterDamaged, ModelRefused
 from training.examples.batches import Item, make_pass
 from training.examples.tokens import ChatTokens
-from training.publishing.adapter_folders import Published, check_files, find_published
+from training.publishing.adapter_folders import Published, check_files, find_published, remove_rollouts
 from training.publishing.publish import Origin, publish
 
 RECIPE = make_recipe().adapter
@@ -120,3 +121,21 @@ def test_an_adapter_of_other_modules_is_refused(base: SharedBase, tiny_tokens: C
     (found.folder / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["q_proj"]}))
     with pytest.raises(ModelRefused, match="do not fit"):
         base.load_adapter("odd", found.folder)
+
+
+@pytest.mark.parametrize("manifest", ["{", "[]", "{}", None])
+def test_a_damaged_manifest_holds_up_no_other_job_and_its_own_is_written_anew(
+    base: SharedBase, tiny_tokens: ChatTokens, tmp_path: Path, manifest: str | None
+) -> None:
+    state = make_state(base)
+    damaged = publish(state, ORIGIN, tmp_path, base, tiny_tokens)
+    whole = (damaged.folder / "manifest.json").read_bytes()
+    (damaged.folder / "manifest.json").unlink()
+    if manifest is not None:
+        (damaged.folder / "manifest.json").write_text(manifest)
+    remove_rollouts(tmp_path, JobId("job-2"))
+    assert damaged.folder.exists()
+    assert find_published(tmp_path, "job-1", 7) is None
+    again = publish(state, ORIGIN, tmp_path, base, tiny_tokens)
+    assert again == damaged
+    assert (again.folder / "manifest.json").read_bytes() == whole

@@ -5,7 +5,8 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from training.loops.reward import train_reward
 from training.rewards.reading import read_pairs
 from training.rewards.reward_files import RewardOrigin, export_reward, load_reward
 from training.rewards.reward_model import Answered, RewardModel, assess
-from training.rewards.scorer import MOST_BYTES, Refused, ScoreRequest
+from training.rewards.scorer import MOST_BYTES, CompareItem, CompareRequest, Refused, ScoreItem, ScoreRequest
 from training.rewards.scorer import Scorer as Face
 
 Message = dict[str, Any]
@@ -118,6 +119,34 @@ def test_comparisons_over_http_are_those_in_process(
         {"margin": each.margin, "spread": each.spread, "probability": each.probability}
         for each in asked.model.preferences(pairs)
     ]
+
+
+def test_many_callers_at_once_get_what_each_gets_alone(scorer: Scorer) -> None:
+    bodies = [{"items": [{"messages": m, "answer": f"{a} {i}"} for m, a in SAID] * 8} for i in range(8)]
+    alone = [scorer.post("/score", body) for body in bodies]
+    with ThreadPoolExecutor(len(bodies)) as callers:
+        at_once = list(callers.map(lambda body: scorer.post("/score", body), bodies))
+    assert at_once == alone
+    assert {status for status, _ in at_once} == {200}
+
+
+def test_answers_are_compared_by_the_joined_reward(tiny_model: Path, tiny_tokens: ChatTokens, tmp_path: Path) -> None:
+    heads = ["overall", "harmless"]
+    recipe = make_reward_recipe(heads=heads, rule={"kind": "weighted_sum", "weights": {"harmless": 2.0}})
+    base = SharedBase(tiny_model, torch.device("cpu"))
+    pairs = [replace(pair, aspect=heads[i % 2]) for i, pair in enumerate(make_pairs(tiny_tokens))]
+    members = train_reward(base, read_pairs(pairs, recipe, tiny_tokens), recipe, tmp_path, Notes().watch())
+    model = RewardModel(base, tiny_tokens, recipe, members)
+    face = Face(model, base.context_tokens)
+    scored = face.score(ScoreRequest(items=[ScoreItem(messages=ASK, answer=said) for said in ("yes", "no")]))
+    (compared,) = face.compare(CompareRequest(items=[CompareItem(messages=ASK, first="yes", second="no")]))
+    assert compared["margin"] == pytest.approx(scored[0]["reward"] - scored[1]["reward"], abs=1e-3)
+    assert scored[0]["heads"]["harmless"] != pytest.approx(scored[1]["heads"]["harmless"], abs=1e-3)
+    report = assess(model, pairs, pairs).report["report"]
+    assert report["heads"].keys() == set(heads)
+    assert report["joined"]["pairs"] == report["heads"]["overall"]["pairs"]
+    by_rule = [p.margin for p in model.preferences(pairs[::2], joined=True)]
+    assert report["joined"]["accuracy"] == pytest.approx(sum(margin > 0 for margin in by_rule) / len(by_rule))
 
 
 def test_healthz_says_which_model_answers(scorer: Scorer, pairwise: Scorer) -> None:
