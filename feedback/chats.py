@@ -44,13 +44,18 @@ class Unusable(Exception):
 
 
 def chats_named(event: Event, turns: Mapping[TurnId, Turn]) -> list[Turn]:
-    """The chat turns an event is about, in its order. Unusable when one is no longer kept or no chat."""
+    """The chat turns an event is about, in its order. Unusable when one is no longer kept, no chat, or one with tools.
+
+    The engine writes the tools that a caller offers into the prompt, and the turn's messages do not say how.
+    """
     about = [turns.get(turn_id) for turn_id in turns_named(event.said)]
     kept = [turn for turn in about if turn is not None]
     if len(kept) < len(about):
         raise Unusable("turn no longer kept")
     if any(turn.kind != "chat" for turn in kept):
         raise Unusable("not a chat")
+    if any(turn.sampling.get("tools") for turn in kept):
+        raise Unusable("asked with tools")
     return kept
 
 

@@ -46,6 +46,13 @@ def test_a_preference_between_equal_answers_makes_no_thumbs(verdict: str) -> Non
     assert [thumb.up for thumb in both.thumbs] == [False, False]
 
 
+def test_an_answer_that_was_asked_for_with_tools_is_not_learned_from() -> None:
+    with_tools = A.model_copy(update={"sampling": {"tools": [{"type": "function", "function": {"name": "f"}}]}})
+    events = [make_event(said("rating", turn_id="a", value="up"), 0), make_event(comparison("a", "b", "first"), 1)]
+    made = build_thumbs(events, {**TURNS, "a": with_tools}, from_pairs=True)
+    assert (made.thumbs, made.skipped) == ((), {"asked with tools": 2})
+
+
 def test_an_edit_is_a_thumb_down_for_the_answer_and_one_up_for_the_persons_own() -> None:
     assert thumbs_of(said("edit", turn_id="b", text="better"), from_pairs=True) == [
         ("a longer answer", False),

@@ -35,9 +35,18 @@ def shared_prompt_attention(
     spans: tuple[Span, ...],
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """query [1, heads, T, D], key and value [1, key heads, T, D] → [1, T, heads, D] (transformers' own contract)."""
+    """query [1, heads, T, D], key and value [1, key heads, T, D] → [1, T, heads, D] (transformers' own contract).
+
+    ModelRefused for what a base's attention does besides: capped scores (`softcap`), sinks (`s_aux`), a window that is
+    shorter than a sequence.
+    """
+    if softcap is not None or s_aux is not None:
+        what = "caps its attention scores" if softcap is not None else "has attention sinks"
+        raise ModelRefused(f"this base {what}, which training does not compute; choose another base")
     for span in spans:
         longest = span.prompt + max(span.answers)
         if sliding_window is not None and longest > sliding_window:

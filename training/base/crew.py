@@ -18,7 +18,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, reduce
 
-from training.errors import LostStep
+from training.errors import LostStep, Stopped
 
 log = logging.getLogger("training.base.crew")
 T = TypeVar("T")
@@ -162,6 +162,8 @@ class Crew:
             return
         try:
             work()
+        except LostStep:
+            raise  # as in `agreed`
         except Exception as error:
             self._say(Failed(_portable(error)))
             raise
@@ -171,6 +173,15 @@ class Crew:
         """By a base in shards: the first process is about to make a pass that is none of a step's."""
         if self.shards is not None and not self._spreading:
             self._say(_Idle())
+
+    def in_one_piece(self, work: Callable[[], R]) -> R:
+        """Passes of the first process that the others lend their shards to. LostStep when they fail."""
+        try:
+            return work()
+        except Stopped:
+            raise  # between two passes
+        except Exception as error:  # as in a step
+            raise self._lost(error) from error
 
     # Inside ------------------------------------------------------------------------------------------------------
     def _own(self, count: int) -> range:
@@ -197,12 +208,15 @@ class Crew:
                     with self.shards.keeping_gradients():
                         self._take(parts, row, work, lambda: None, seed)
             except Exception as error:  # the others wait inside the pass, whatever it is
-                raise LostStep(
-                    f"process {self.rank + 1} of {self.size} failed in the middle of a pass that all of them make: "
-                    f"{error}. Where memory ran out, lower the recipe's pass_tokens: with training.sharding = base no "
-                    "pass is tried again in halves"
-                ) from error
+                raise self._lost(error) from error
         return self.agreed(lambda: done)
+
+    def _lost(self, error: Exception) -> LostStep:
+        return LostStep(
+            f"process {self.rank + 1} of {self.size} failed in the middle of a pass that all of them make: {error}. "
+            "Where memory ran out, lower the recipe's pass_tokens: with training.sharding = base no pass is tried "
+            "again in halves"
+        )
 
     def _say(self, word: object) -> None:
         if self.size > 1:

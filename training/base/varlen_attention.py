@@ -38,10 +38,11 @@ class Sequences:
 
 
 def runs_here(query: Tensor) -> bool:
-    """Whether the kernel takes queries [..., D]: on a GPU that has it, in half precision."""
+    """Whether the kernel takes queries [..., D]: on a GPU that has it, in half precision, D a multiple of 8."""
     if query.device.type != "cuda" or query.dtype not in (torch.bfloat16, torch.float16):
         return False
-    return query.shape[-1] <= WIDEST and torch.cuda.get_device_capability(query.device) >= OLDEST
+    width = query.shape[-1]
+    return width <= WIDEST and width % 8 == 0 and torch.cuda.get_device_capability(query.device) >= OLDEST
 
 
 def varlen_attention(query: Tensor, key: Tensor, value: Tensor, spans: tuple[Span, ...], scale: float) -> Tensor:

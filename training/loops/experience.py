@@ -108,7 +108,10 @@ def gather(groups: Iterable[Group], scoring: Scoring, watch: Watch) -> Experienc
     for together in passes_of(groups, scoring.pass_tokens):
         watch.check("while answers were scored")
         score = partial(_score_in_memory, together, scoring)
-        found, smaller = halved_for_memory(score, smaller, "a pass of answers that are scored")
+        if scoring.model.crew.shards is not None:
+            found = scoring.model.crew.in_one_piece(partial(score, halved=False))
+        else:
+            found, smaller = halved_for_memory(score, smaller, "a pass of answers that are scored")
         for part, columns in found:
             scored[part.group].append((part, columns))
     flat = [each for place in sorted(scored) for each in scored[place]]

@@ -208,9 +208,12 @@ def halved_for_memory(work: Callable[[bool], Result], smaller: bool, what: str) 
     )
 
 
+_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: Python's, CUDA's, or that of torch's allocator on the CPU."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether an error says that memory ran out: Python's, torch's on the CPU, CUDA's within its allocator or not."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in _NO_MEMORY)
 
 
 def check_converging(point: Point, number: int, first_loss: float, run: Run) -> None:

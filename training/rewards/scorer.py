@@ -220,7 +220,7 @@ def serve(settings: Settings, folder: Path, host: str, port: int) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     digest = settings.base_digest() or model_digest(settings.model_path)
     check_made_for(folder, digest)
-    base = SharedBase(settings.model_path, place(settings.training))
+    base = SharedBase(settings.model_path, place(settings.training.model_copy(update={"processes": 1})))
     model = load_reward(folder, base, load_chat_tokens(settings.model_path), digest)
     log.info("rewarding with %s on http://%s:%d", folder.name, host, port)
     uvicorn.run(build_app(model, folder.name), host=host, port=port, log_level="warning")

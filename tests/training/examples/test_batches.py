@@ -1,6 +1,7 @@
 """Packing, and that a packed pass with a shared prompt computes what plain separate sequences do."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from tests.training.tiny import make_recipe
 from training.base.loading import FP32
 from training.base.model import SharedBase
 from training.errors import ModelRefused
-from training.examples.batches import Item, group_steps, make_pass, pack
+from training.examples.batches import Item, Span, group_steps, make_pass, pack
 
 ITEMS = (
     Item((256, 5, 9, 40), ((7, 8, 257), (3, 257))),
@@ -143,3 +144,12 @@ def test_a_pair_longer_than_the_attention_window_is_refused(base: SharedBase) ->
     heads = torch.zeros(1, 4, len(batch.tokens_T), 8)
     with pytest.raises(ModelRefused, match="max_example_tokens"):
         shared_prompt_attention(torch.nn.Identity(), heads, heads, heads, None, spans=batch.spans, sliding_window=4)
+
+
+@pytest.mark.parametrize(("own", "what"), [({"softcap": 50.0}, "caps"), ({"s_aux": torch.zeros(4)}, "sinks")])
+def test_attention_that_training_does_not_compute_is_refused(own: dict[str, Any], what: str) -> None:
+    from training.base.attention import shared_prompt_attention
+
+    heads = torch.zeros(1, 4, 3, 8)
+    with pytest.raises(ModelRefused, match=what):
+        shared_prompt_attention(torch.nn.Identity(), heads, heads, heads, None, spans=(Span(0, 1, (2,)),), **own)

@@ -8,9 +8,10 @@ import torch
 
 from tests.training.loops.notes import Notes
 from tests.training.tiny import add_random_head, make_recipe
+from training.base.crew import Crew
 from training.base.loading import FP32
 from training.base.model import SharedBase
-from training.errors import EngineMismatch, OutOfMemory
+from training.errors import EngineMismatch, LostStep, OutOfMemory
 from training.examples.batches import Item
 from training.loops.experience import Experience, Part, Scoring, check_engine, gather, halves, passes_of
 from training.rewards.reward_model import Answered
@@ -88,6 +89,21 @@ def test_a_pass_that_does_not_fit_into_memory_is_scored_in_halves(tiny_model: Pa
     torch.testing.assert_close(halved.old_S, whole.old_S, atol=1e-5, rtol=1e-5)
     with pytest.raises(OutOfMemory, match="pass_tokens"):
         scored(2)
+
+
+def test_a_pass_that_other_processes_take_part_in_is_not_tried_again(tiny_model: Path) -> None:
+    base = SharedBase(tiny_model, torch.device("cpu"), FP32, crew=Crew())
+    base.add_adapter("policy", make_recipe().adapter, seed=1)
+    base.crew.shards = base
+    asked: list[int] = []
+
+    def reward(answers: Sequence[Answered]) -> list[float]:
+        asked.append(len(answers))
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(LostStep, match="pass_tokens"):
+        base.crew.first(lambda: gather(iter(GROUPS), Scoring(base, "policy", None, reward, 1000), Notes().watch()))
+    assert len(asked) == 1
 
 
 def test_a_single_prompt_is_halved_by_its_answers() -> None:

@@ -13,6 +13,8 @@ from training.worker.memory import memory_told
         (MemoryError(), "MemoryError"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore."), "Tried to allocate 2 GiB."),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), "alloc_cpu"),
+        (RuntimeError("CUDA error: out of memory\nMore."), "CUDA error"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "CUBLAS"),
     ],
 )
 def test_lack_of_memory_says_what_to_change(error: Exception, says: str) -> None:
