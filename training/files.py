@@ -29,6 +29,15 @@ def read_json(path: Path) -> Any | None:
         return None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The file's JSON object; an empty one where there is no such file, or none that can be read."""
+    try:
+        body = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
 def fsync_folder(folder: Path, *, files: bool = True) -> None:
     """Flush a folder's entries, and the files in it, to disk."""
     for path in folder.iterdir() if files else ():

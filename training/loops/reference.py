@@ -1,10 +1,8 @@
 """What the reference, the base with its adapters off, gives the answers: computed once per job, kept in its folder."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -14,8 +12,6 @@ from training.base.model import SharedBase
 from training.examples.batches import Pass
 from training.loops.steps import Watch
 from training.tensor_files import write_tensors
-
-Item = TypeVar("Item")
 
 _AT_A_TIME = 32
 """Passes of each process between two writes of the cache: a minute or so on two cores."""
@@ -46,19 +42,14 @@ def reference_sums(model: SharedBase, batches: Sequence[Pass], cache: Path, watc
     def check() -> None:
         watch.check("while the reference was computed")
 
-    for some in batched(enumerate(missing), _AT_A_TIME * model.crew.size):
+    numbered, at_a_time = list(enumerate(missing)), _AT_A_TIME * model.crew.size
+    for start in range(0, len(numbered), at_a_time):
+        some = numbered[start : start + at_a_time]
         sums = model.crew.spread(some, score, check)
         kept |= {pass_digest(batch): sums_N for (_, batch), sums_N in zip(some, sums, strict=True)}
         if model.crew.is_first:
             write_tensors(cache, kept)
     return [kept[name] for name in names]
-
-
-def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """The items in lists of `size`, the last one shorter. (itertools has it from Python 3.12 on.)"""
-    left = iter(items)
-    while some := list(islice(left, size)):
-        yield some
 
 
 def pass_digest(batch: Pass) -> str:

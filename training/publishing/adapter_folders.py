@@ -3,12 +3,11 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from feedback.ids import JobId, Version
 from training.base.convert import digest_of
 from training.errors import AdapterDamaged
-from training.files import read_json
+from training.files import read_object
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -27,20 +26,11 @@ class Published:
 def find_published(adapters: Path, job_id: str, counter: int) -> Published | None:
     """What an earlier attempt at this job published, checked against its digest."""
     for folder in sorted(adapters.glob(f"v{counter:04d}-*")):
-        manifest = manifest_of(folder)
+        manifest = read_object(folder / MANIFEST)
         if manifest.get("job_id") == job_id and manifest.get("rollout") is None:
             check_files(folder, manifest["digest"])
             return Published(Version(manifest["version"]), manifest["digest"], folder)
     return None
-
-
-def manifest_of(folder: Path) -> dict[str, Any]:
-    """What a folder says of the adapter in it; nothing where it has no manifest, or one that cannot be read."""
-    try:
-        manifest = read_json(folder / MANIFEST)
-    except (OSError, ValueError):
-        return {}
-    return manifest if isinstance(manifest, dict) else {}
 
 
 def check_files(folder: Path, digest: str) -> None:
@@ -59,7 +49,7 @@ def check_files(folder: Path, digest: str) -> None:
 def remove_rollouts(adapters: Path, job_id: JobId, *, keep: frozenset[Version] = frozenset()) -> None:
     """Delete what a job published only to sample from, but for the versions in `keep`."""
     for folder in adapters.glob("v*"):
-        manifest = manifest_of(folder)
+        manifest = read_object(folder / MANIFEST)
         is_own = manifest.get("job_id") == job_id and manifest.get("rollout") is not None
         if is_own and manifest.get("version") not in keep:
             shutil.rmtree(folder, ignore_errors=True)

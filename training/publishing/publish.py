@@ -19,8 +19,8 @@ from training.base.convert import digest_of, file_digest
 from training.base.model import SharedBase
 from training.examples.batches import Item, make_pass
 from training.examples.tokens import ChatTokens
-from training.files import fsync_folder, write_json
-from training.publishing.adapter_folders import CONFIG, MANIFEST, TENSORS, Published, manifest_of
+from training.files import fsync_folder, read_object, write_json
+from training.publishing.adapter_folders import CONFIG, MANIFEST, TENSORS, Published
 
 PROBES: Sequence[tuple[str, str]] = (
     ("What is a good way to start the day?", "A short walk, a glass of water and a quiet breakfast help many people."),
@@ -58,7 +58,7 @@ def publish(
     digest = digest_of(files)
     version = version_name(origin.counter, digest)
     final = adapters / version
-    if found := manifest_of(final):
+    if found := read_object(final / MANIFEST):
         shutil.rmtree(aside)
         if origin.rollout is None and found.get("rollout") is not None:
             write_json(final / MANIFEST, {**found, "rollout": None})  # sampled from first, and now the job's end

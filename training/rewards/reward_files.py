@@ -19,7 +19,7 @@ from training.base.convert import digest_of, file_digest
 from training.base.model import SharedBase
 from training.errors import AdapterDamaged, ModelRefused, RewardRefused
 from training.examples.tokens import ChatTokens
-from training.files import fsync_folder, read_json, write_json
+from training.files import fsync_folder, read_json, read_object, write_json
 from training.recipe import parse_recipe
 from training.rewards.reward_model import Assessment, RewardModel
 
@@ -106,11 +106,8 @@ def load_reward(folder: Path, base: SharedBase, tokens: ChatTokens, base_digest:
 
 def manifest_of(folder: Path) -> dict[str, Any] | None:
     """What a folder says of the reward model in it; None when it holds none, or says it in no way that can be read."""
-    try:
-        manifest = read_json(folder / MANIFEST) if folder.is_dir() else None
-    except ValueError:
-        return None
-    is_whole = isinstance(manifest, dict) and manifest.get("format") == 1 and "calibration" in manifest
+    manifest = read_object(folder / MANIFEST)
+    is_whole = manifest.get("format") == 1 and "calibration" in manifest
     return manifest if is_whole else None
 
 

@@ -100,8 +100,17 @@ class RewardModel:
     ) -> list[Preference]:
         """For each pair how far its chosen answer is ahead: in the aspect it was compared in where that has a head of
         its own, else (and wherever it is to be `joined`) in the joined reward."""
+        return self.preferences_by(self.pair_values(pairs, stopping), pairs, joined=joined)
+
+    def pair_values(self, pairs: Sequence[TokenPair], stopping: Callable[[], None] = lambda: None) -> Tensor:
+        """[M, 2P, K] what each head of each member gives every pair's chosen answer, and then its rejected one."""
         readings = read_pairs(pairs, self.recipe, self.tokens)
-        values_MNK = self._values([reading.item for reading in readings], stopping)
+        return self._values([reading.item for reading in readings], stopping)
+
+    def preferences_by(
+        self, values_MNK: Tensor, pairs: Sequence[TokenPair], *, joined: bool = False
+    ) -> list[Preference]:
+        """The preferences that the pairs' values stand for."""
         joined_MN = torch.stack([self._joined(values_NK) for values_NK in values_MNK])
         found = []
         for n, pair in enumerate(pairs):
@@ -178,13 +187,14 @@ def assess(
         told = report([found[n].margin for n in places], longer, fitted.temperature).as_json()
         return {**told, "spread": sum(found[n].spread for n in places) / len(places)}
 
-    found = model.preferences(judged, stopping)
+    values_MNK = model.pair_values(judged, stopping)
+    found = model.preferences_by(values_MNK, judged)
     told = told_of(found, range(len(judged)))
     if len(model.heads) > 1:
         own = {head: [n for n, pair in enumerate(judged) if pair.aspect == head] for head in model.heads}
         told["heads"] = {head: told_of(found, places) for head, places in own.items() if places}
         if whole := [n for n, pair in enumerate(judged) if pair.aspect == OVERALL]:
-            told["joined"] = told_of(model.preferences(judged, stopping, joined=True), whole)
+            told["joined"] = told_of(model.preferences_by(values_MNK, judged, joined=True), whole)
     return Assessment(fitted, {"report": told})
 
 

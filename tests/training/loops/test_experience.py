@@ -11,7 +11,7 @@ from tests.training.tiny import add_random_head, make_recipe
 from training.base.crew import Crew
 from training.base.loading import FP32
 from training.base.model import SharedBase
-from training.errors import EngineMismatch, LostStep, OutOfMemory
+from training.errors import EngineMismatch, LostStep, OutOfMemory, Stopped
 from training.examples.batches import Item
 from training.loops.experience import Experience, Part, Scoring, check_engine, gather, halves, passes_of
 from training.rewards.reward_model import Answered
@@ -104,6 +104,18 @@ def test_a_pass_that_other_processes_take_part_in_is_not_tried_again(tiny_model:
     with pytest.raises(LostStep, match="pass_tokens"):
         base.crew.first(lambda: gather(iter(GROUPS), Scoring(base, "policy", None, reward, 1000), Notes().watch()))
     assert len(asked) == 1
+
+
+def test_who_is_stopped_between_passes_that_others_take_part_in_has_lost_none(tiny_model: Path) -> None:
+    base = SharedBase(tiny_model, torch.device("cpu"), FP32, crew=Crew())
+    base.add_adapter("policy", make_recipe().adapter, seed=1)
+    base.crew.shards = base
+
+    def reward(answers: Sequence[Answered]) -> list[float]:
+        raise Stopped("while answers were rewarded")
+
+    with pytest.raises(Stopped):
+        gather(iter(GROUPS), Scoring(base, "policy", None, reward, 1000), Notes().watch())
 
 
 def test_a_single_prompt_is_halved_by_its_answers() -> None:
