@@ -26,8 +26,8 @@ Progress = Callable[[str, float], None]
 def convert(destination: Path, progress: Progress = lambda step, share: None) -> str:
     """Write the model to `destination` unless it is there already, and return its digest (hex).
 
-    The folder appears whole or not at all. A folder that holds a model without a digest (any Hugging Face model put
-    there by hand) is only given its digest.
+    The folder appears whole or not at all; of several that make it at once, the first one's stays. A folder that holds
+    a model without a digest (any Hugging Face model put there by hand) is only given its digest.
     """
     if (destination / "config.json").exists():
         return _name(destination, progress)
@@ -42,11 +42,15 @@ def convert(destination: Path, progress: Progress = lambda step, share: None) ->
         fsync_folder(work)
         if destination.is_dir() and not any(destination.iterdir()):
             destination.rmdir()
-        work.rename(destination)
+        try:
+            work.rename(destination)
+        except OSError:
+            if not (destination / DIGEST_FILE).exists():
+                raise
+            digest = _name(destination, progress)
         fsync_folder(destination.parent)
-    except BaseException:
+    finally:
         shutil.rmtree(work, ignore_errors=True)
-        raise
     progress("done", 1.0)
     return digest
 

@@ -59,3 +59,16 @@ def test_a_conversion_that_dies_leaves_no_model(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt):
         convert(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_conversions_at_once_the_first_to_end_gives_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_beside_another(source: Path, folder: Path, progress: object) -> None:
+        make_model(tmp_path / "model")
+        make_model(folder)
+        (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr(converting, "_write_model", write_beside_another)
+    assert convert(tmp_path / "model") == model_digest(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
