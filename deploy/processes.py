@@ -62,7 +62,7 @@ def wanted_ports(settings: LaunchSettings, commands: Mapping[str, str]) -> list[
 
 def ours_to_start(settings: LaunchSettings, commands: Mapping[str, str]) -> dict[str, str]:
     """Without the services that were given by URL."""
-    given = {"redis": settings.redis.url, "engine": settings.engine.url}
+    given = {"redis": settings.redis.url, "engine": settings.engine.urls or settings.engine.url}
     return {name: command for name, command in commands.items() if not given.get(name)}
 
 

@@ -25,6 +25,7 @@ class GatewaySection(_Section):
 class EngineSection(_Section):
     port: int = Field(default=8001, ge=1, le=65535)
     url: str | None = None
+    urls: str | None = None
 
 
 class RedisSection(_Section):

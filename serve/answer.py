@@ -11,6 +11,7 @@ from typing import Any
 from feedback.ids import TenantId, TurnId, Version, choice_turn_id
 from feedback.turns import Turn
 from serve.chat_request import Asked
+from serve.resume import Spoken, can_be_resumed
 
 _ENGINE_ONLY = ("kv_transfer_params", "ec_transfer_params", "prompt_text", "metrics", "service_tier")
 _NULLS = ("reasoning", "function_call", "audio", "annotations")
@@ -32,6 +33,8 @@ class _Choice:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: str | None = None
+    n_settled: int = 0
+    """Tokens whose text has come: the engine holds back the bytes of a character that is not whole yet."""
 
 
 class Answer:
@@ -84,6 +87,18 @@ class Answer:
                     message.pop(name, None)
         return body
 
+    def rewind(self) -> Spoken | None:
+        """Takes the stream back to where its text is whole, so that another engine can go on from there.
+
+        None, and nothing taken back, where that is not possible.
+        """
+        if not self._prompt_token_ids or not can_be_resumed(self.asked):
+            return None
+        choice = self._choices.setdefault(0, _Choice())
+        if choice.finish_reason is None:
+            del choice.token_ids[choice.n_settled :]
+        return Spoken(self._prompt_token_ids, tuple(choice.token_ids), choice.finish_reason is not None)
+
     def turns(self) -> list[Turn]:
         """One turn per choice that brought anything. A choice that was cut off has no finish_reason."""
         return [self._turn(index, choice) for index, choice in sorted(self._choices.items()) if choice.token_ids]
@@ -104,6 +119,8 @@ class Answer:
         if part:
             so_far.text.append(part)
         so_far.token_ids += choice.get("token_ids") or ()
+        if part:
+            so_far.n_settled = len(so_far.token_ids)
         if choice.get("logprobs"):
             so_far.logprobs += _token_logprobs(choice["logprobs"])
         if choice.get("finish_reason"):

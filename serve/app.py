@@ -5,7 +5,7 @@ Starts in any order with its neighbours: it listens at once and /readyz tells wh
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from serve.chat import ChatParts, Completions
 from serve.chat_request import Kind
 from serve.engine import Engine
 from serve.error_pages import install_error_pages
+from serve.fleet import Fleet, Replica
 from serve.health import health_routes
 from serve.job_routes import Training, job_routes
 from serve.key_files import adopt_key_files, make_key_files
@@ -61,10 +62,8 @@ class Parts:
     jobs: JobStore
     ring: KeyRing
     metrics: Metrics
-    shelf: Shelf
-    engine: Engine
+    fleet: Fleet
     watch: LedgerWatch
-    swap: Swap
     turn_log: TurnLog
 
 
@@ -74,7 +73,7 @@ def build_parts(settings: Settings) -> Parts:
     redis = connect(settings.redis_url)
     ledger, registry, keys = Ledger(redis, line), Registry(redis, line), KeyStore(redis)
     base_digest = (settings.model_path / "digest.txt").read_text(encoding="utf-8").strip()
-    metrics, shelf, ring, engine = Metrics(), Shelf(), KeyRing(), Engine(settings.engine_url)
+    metrics, ring = Metrics(), KeyRing()
 
     def prepare() -> None:
         for finding in check_durability(redis):
@@ -84,11 +83,11 @@ def build_parts(settings: Settings) -> Parts:
         adopt_key_files(settings.home, keys)
 
     watch = LedgerWatch(registry, keys, ring, settings.gateway.poll_s, prepare)
-    swap = Swap(engine, shelf, _swap_rules(settings), metrics, lambda: watch.view)
+    fleet = _fleet(settings, metrics, lambda: watch.view)
 
     def changed(view: RegistryView) -> None:
         metrics.set_live(view.live)
-        swap.look_again()
+        fleet.look_again()
 
     turn_log = TurnLog(
         Ledger(connect(settings.redis_url), line),
@@ -107,10 +106,8 @@ def build_parts(settings: Settings) -> Parts:
         jobs=JobStore(redis, line),
         ring=ring,
         metrics=metrics,
-        shelf=shelf,
-        engine=engine,
+        fleet=fleet,
         watch=watch,
-        swap=swap,
         turn_log=turn_log,
     )
 
@@ -120,26 +117,25 @@ def build_app(parts: Parts) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        parts.engine.open()
         parts.turn_log.start()
-        loops = [asyncio.create_task(parts.watch.run()), asyncio.create_task(parts.swap.run())]
+        loops = [asyncio.create_task(parts.watch.run()), *parts.fleet.open()]
         yield
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
         await asyncio.to_thread(parts.turn_log.close, _FLUSH_S)
-        await parts.engine.close()
+        await parts.fleet.close()
 
     app = FastAPI(title="Burnish", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.router.routes += _completion_routes(parts)
-    promotion = Promotion(parts.registry, parts.watch, parts.swap, parts.metrics)
+    promotion = Promotion(parts.registry, parts.watch, parts.fleet, parts.metrics)
     for router in (
-        model_routes(parts.watch, parts.shelf),
+        model_routes(parts.watch, parts.fleet),
         vote_routes(parts.ledger, parts.turn_log, parts.metrics),
         turn_routes(parts.ledger),
-        policy_routes(parts.watch, parts.shelf, promotion, parts.registry),
+        policy_routes(parts.watch, parts.fleet, promotion, parts.registry),
         job_routes(Training(parts.ledger, parts.jobs, parts.base_digest)),
-        health_routes(parts.watch, parts.shelf, parts.turn_log, parts.metrics),
+        health_routes(parts.watch, parts.fleet, parts.turn_log, parts.metrics),
     ):
         app.include_router(router)
     hang_doors(app.routes, parts.ring)
@@ -153,9 +149,7 @@ def _completion_routes(parts: Parts) -> list[BaseRoute]:
     chat = ChatParts(
         parts.settings.gateway,
         parts.watch,
-        parts.shelf,
-        parts.swap,
-        parts.engine,
+        parts.fleet,
         parts.ledger,
         parts.turn_log,
         parts.metrics,
@@ -165,6 +159,15 @@ def _completion_routes(parts: Parts) -> list[BaseRoute]:
         Route(path, needs(Scope.chat)(Completions(kind, chat)), methods=["POST"], name=kind)
         for path, kind in paths.items()
     ]
+
+
+def _fleet(settings: Settings, metrics: Metrics, view: Callable[[], RegistryView | None]) -> Fleet:
+    rules = _swap_rules(settings)
+    replicas = []
+    for url in settings.engine_urls:
+        engine, shelf = Engine(url), Shelf()
+        replicas.append(Replica(engine, shelf, Swap(engine, shelf, rules, metrics, view)))
+    return Fleet(replicas)
 
 
 def _swap_rules(settings: Settings) -> SwapRules:

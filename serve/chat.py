@@ -5,6 +5,7 @@ everything that leaves carries it.
 """
 
 import asyncio
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,11 @@ from feedback.policies import Policy, RegistryView, public_id, resolve
 from feedback.turns import Turn
 from serve.access import Caller, caller_of
 from serve.answer import Answer, Stamp
+from serve.asking import Asking
 from serve.caller_gone import CallerGone, unless_gone
 from serve.chat_request import Asked, Kind, Limits, as_second_answer, parse_request
-from serve.engine import CHAT_PATH, COMPLETION_PATH, AdapterNotLoaded, Engine
 from serve.errors import (
     ApiError,
-    EngineFailed,
     EngineRefused,
     EngineUnavailable,
     ModelNotFound,
@@ -32,12 +32,11 @@ from serve.errors import (
     TurnQueued,
     error_body,
 )
-from serve.events import DONE, DONE_EVENT, event
+from serve.events import DONE_EVENT, event
+from serve.fleet import Fleet, Wanted
 from serve.ledger_watch import LedgerWatch
 from serve.metrics import Metrics
 from serve.settings import GatewaySection
-from serve.shelf import Shelf
-from serve.swap import Swap
 from serve.turn_log import TurnLog
 
 _STREAM_HEADERS = [
@@ -54,9 +53,7 @@ class ChatParts:
 
     settings: GatewaySection
     watch: LedgerWatch
-    shelf: Shelf
-    swap: Swap
-    engine: Engine
+    fleet: Fleet
     ledger: Ledger
     turn_log: TurnLog
     metrics: Metrics
@@ -68,7 +65,6 @@ class Completions:
     def __init__(self, kind: Kind, parts: ChatParts) -> None:
         self.kind: Kind = kind
         self.parts = parts
-        self.path = CHAT_PATH if kind == "chat" else COMPLETION_PATH
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -76,19 +72,18 @@ class Completions:
         asked = await self._read(await request.body(), caller)
         view = self.parts.watch.current()
         policy = _resolve(view, asked, caller)
-        engine_model = self.parts.shelf.engine_name(policy, live=policy.version == view.live)
-        body = asked.engine_body(engine_model, caller.tenant)
         stamp = Stamp(new_turn_id(self.kind), caller.tenant, policy.version, public_id(view.line, policy.version))
         answer = Answer(asked, stamp)
-        with self.parts.shelf.using(policy.version):
-            work = self._stream(answer, body, send) if asked.stream else self._whole(answer, body, send)
-            await self._answer(answer, unless_gone(receive, work))
+        asking = Asking(
+            self.parts.fleet, self.parts.metrics, answer, _wanted(policy, policy.version == view.live, answer)
+        )
+        work = self._stream(asking, send) if asked.stream else self._whole(asking, send)
+        await self._answer(answer, unless_gone(receive, work))
 
     async def _read(self, raw: bytes, caller: Caller) -> Asked:
-        models = self.parts.shelf.models
         limits = Limits(
             max_n=self.parts.settings.max_n,
-            max_tokens=models.max_model_len if models else _ANY_LENGTH,
+            max_tokens=self.parts.fleet.max_model_len or _ANY_LENGTH,
         )
         asked = parse_request(raw, self.kind, limits, operator=caller.is_operator)
         if asked.compare_with is not None:
@@ -115,49 +110,41 @@ class Completions:
             # What they have seen of it can still be voted on.
             if answer.asked.store and (seen := answer.turns()):
                 await self.parts.turn_log.append(seen)
-        except AdapterNotLoaded as error:
-            self.parts.swap.look_again()
-            raise EngineUnavailable(f"{answer.stamp.version} is being loaded again; send the request again") from error
-        except EngineUnavailable:
-            self.parts.swap.look_again()
-            raise
         except EngineRefused:
             outcome = "refused"
             raise
         finally:
             self.parts.metrics.answered(answer, outcome)
 
-    async def _whole(self, answer: Answer, body: bytes, send: Send) -> None:
-        content = orjson.dumps(answer.edit_body(await self.parts.engine.complete(self.path, body)))
+    async def _whole(self, asking: Asking, send: Send) -> None:
+        answer = asking.answer
+        content = orjson.dumps(answer.edit_body(await asking.whole()))
         await self._keep(answer)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
         await send({"type": "http.response.start", "status": 200, "headers": [*headers, _policy_header(answer)]})
         await send({"type": "http.response.body", "body": content})
 
-    async def _stream(self, answer: Answer, body: bytes, send: Send) -> None:
+    async def _stream(self, asking: Asking, send: Send) -> None:
         """Passes events on as they come. A failure before the first one is an HTTP error, a later one an event."""
-        started = False
+        answer, started = asking.answer, False
         try:
-            async with self.parts.engine.stream(self.path, body) as batches:
-                async for payloads in batches:
-                    content, end = _edited(answer, payloads)
+            async with aclosing(asking.events()) as batches:
+                async for batch in batches:
+                    content = b"".join([event(answer.edit_event(each)) for each in batch.events])
                     if content and not started:
                         headers = [*_STREAM_HEADERS, _policy_header(answer)]
                         await send({"type": "http.response.start", "status": 200, "headers": headers})
                         started = True
-                    if end == DONE and started:
+                    if batch.last and started:
                         await self._keep(answer)
                         await send({"type": "http.response.body", "body": content + DONE_EVENT})
                         return
                     if content:
                         await send({"type": "http.response.body", "body": content, "more_body": True})
-                    if isinstance(end, ApiError):
-                        raise end
-            raise EngineUnavailable("the engine stopped in the middle of the answer; send the request again")
+            raise EngineUnavailable("the engine sent an empty answer; send the request again")
         except ApiError as error:
             if not started:
                 raise
-            self.parts.swap.look_again()
             await send({"type": "http.response.body", "body": b"data: " + error_body(error) + b"\n\n"})
 
     async def _keep(self, answer: Answer) -> None:
@@ -172,24 +159,11 @@ def _resolve(view: RegistryView, asked: Asked, caller: Caller) -> Policy:
         raise ModelNotFound(str(error), param="model") from error
 
 
-def _edited(answer: Answer, payloads: list[bytes]) -> tuple[bytes, bytes | ApiError | None]:
-    """The caller's bytes for a batch of the engine's events, and what ended the stream after them, if anything did."""
-    parts: list[bytes] = []
-    for payload in payloads:
-        if payload == DONE:
-            return b"".join(parts), DONE
-        content = orjson.loads(payload)
-        if "error" in content:
-            return b"".join(parts), _stream_error(content["error"])
-        parts.append(event(answer.edit_event(content)))
-    return b"".join(parts), None
-
-
-def _stream_error(error: dict[str, Any]) -> ApiError:
-    message, status = str(error.get("message")), error.get("code")
-    if isinstance(status, int) and 400 <= status < 500:
-        return EngineRefused(status, message)
-    return EngineFailed(f"the engine failed at this request: {message}")
+def _wanted(policy: Policy, live: bool, answer: Answer) -> Wanted:
+    """A conversation comes to the same replica again, which has most of its prompt in its cache."""
+    session = answer.asked.session
+    key = answer.stamp.turn_id if session is None else f"{answer.stamp.tenant}\0{session}"
+    return Wanted(policy, live=live, key=key, sticky=session is not None)
 
 
 def _policy_header(answer: Answer) -> tuple[bytes, bytes]:

@@ -45,12 +45,16 @@ class EngineModels:
 
 
 class Engine:
-    """One vLLM server, between `open` and `close`. Every method raises EngineUnavailable when it does not answer."""
+    """One vLLM server, between `open` and `close`. Every method raises EngineUnavailable when it does not answer.
+
+    `name` is its host and port: what logs and metrics call it.
+    """
 
     _session: aiohttp.ClientSession
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self.name = url.partition("://")[2]
 
     def open(self) -> None:
         """Belongs to the running event loop from here on. As many connections as there are requests."""

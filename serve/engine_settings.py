@@ -15,6 +15,11 @@ class EngineSettings(BaseModel):
     url: str | None = Field(
         default=None, description="Where others find the engine; made from the port when not given."
     )
+    urls: str | None = Field(
+        default=None,
+        description="Where several engines are found that answer as one, with commas between; each is started by "
+        "itself, on the same model, and sees the same adapters folder.",
+    )
     max_model_len: int | None = Field(
         default=None, ge=128, description="Tokens of prompt and answer together; 2048 on the CPU, else the model's own."
     )

@@ -22,6 +22,9 @@ class Metrics:
         self.ttft = Histogram(
             "burnish_first_token_seconds", "Streamed: request to first token", ["version"], buckets=_TTFT_S, registry=r
         )
+        self.rescues = Counter(
+            "burnish_rescued_answers", "Answers given to another replica: a first went away", ["how"], registry=r
+        )
         self.in_flight = Gauge("burnish_in_flight", "Requests running", ["version"], registry=r)
         self.live = Gauge("burnish_live_version", "1 for the live version", ["version"], registry=r)
         self.loads = Counter("burnish_adapter_loads", "Adapters brought up", ["outcome"], registry=r)
@@ -29,7 +32,7 @@ class Metrics:
         self.turns_dropped = Counter("burnish_turns_dropped", "Turns lost: the queue was full", registry=r)
         self.turns_queued = Gauge("burnish_turns_queued", "Turns waiting for the ledger", registry=r)
         self.votes = Counter("burnish_votes", "Statements accepted", ["kind", "source"], registry=r)
-        self.engine_up = Gauge("burnish_engine_up", "1 while the engine answers", registry=r)
+        self.engine_up = Gauge("burnish_engine_up", "1 while it answers", ["replica"], registry=r)
         self.ledger_up = Gauge("burnish_ledger_up", "1 while Redis answers", registry=r)
 
     def answered(self, answer: Answer, outcome: str) -> None:

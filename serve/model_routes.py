@@ -9,11 +9,11 @@ from feedback.errors import UnknownPolicy
 from feedback.policies import UNSERVED, Policy, RegistryView, public_id, resolve
 from serve.access import caller_of, needs
 from serve.errors import ModelNotFound
+from serve.fleet import Fleet
 from serve.ledger_watch import LedgerWatch
-from serve.shelf import Shelf
 
 
-def model_routes(watch: LedgerWatch, shelf: Shelf) -> APIRouter:
+def model_routes(watch: LedgerWatch, fleet: Fleet) -> APIRouter:
     router = APIRouter(tags=["models"])
 
     @router.get("/v1/models")
@@ -21,8 +21,8 @@ def model_routes(watch: LedgerWatch, shelf: Shelf) -> APIRouter:
     async def list_models(request: Request) -> dict[str, Any]:
         view, operator = watch.current(), caller_of(request).is_operator
         newest_first = sorted(view.policies.values(), key=lambda policy: -policy.counter)
-        cards = [_card(view, policy) for policy in newest_first if _is_listed(policy, shelf, operator)]
-        return {"object": "list", "data": [{**card, **_context(shelf)} for card in (_line_card(view), *cards)]}
+        cards = [_card(view, policy) for policy in newest_first if _is_listed(policy, fleet, operator)]
+        return {"object": "list", "data": [{**card, **_context(fleet)} for card in (_line_card(view), *cards)]}
 
     @router.get("/v1/models/{model}")
     @needs(Scope.chat)
@@ -33,24 +33,24 @@ def model_routes(watch: LedgerWatch, shelf: Shelf) -> APIRouter:
         except UnknownPolicy as error:
             raise ModelNotFound(str(error), param="model") from error
         if model == view.line:
-            return {**_line_card(view), **_context(shelf)}
-        if not _is_listed(policy, shelf, operator):
+            return {**_line_card(view), **_context(fleet)}
+        if not _is_listed(policy, fleet, operator):
             raise ModelNotFound(f"{policy.version} is {policy.state} and not loaded", param="model")
-        return {**_card(view, policy), **_context(shelf)}
+        return {**_card(view, policy), **_context(fleet)}
 
     return router
 
 
-def _is_listed(policy: Policy, shelf: Shelf, operator: bool) -> bool:
+def _is_listed(policy: Policy, fleet: Fleet, operator: bool) -> bool:
     """Whether a request for it would be answered; the bare base is always meant to be."""
     if policy.adapter is None:
         return True
-    return shelf.is_loaded(policy) and (operator or policy.state not in UNSERVED)
+    return fleet.is_loaded(policy) and (operator or policy.state not in UNSERVED)
 
 
-def _context(shelf: Shelf) -> dict[str, int]:
-    """The engine's context in tokens under vLLM's own name for it; nothing while there is no engine."""
-    return {"max_model_len": shelf.models.max_model_len} if shelf.models else {}
+def _context(fleet: Fleet) -> dict[str, int]:
+    """The engines' context in tokens under vLLM's own name for it; nothing while there is no engine."""
+    return {} if fleet.max_model_len is None else {"max_model_len": fleet.max_model_len}
 
 
 def _line_card(view: RegistryView) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from feedback.ids import Version
 from feedback.policies import Policy, RegistryView
 from feedback.registry import Registry
 from serve.access import caller_of, needs
+from serve.fleet import Fleet
 from serve.ledger_watch import LedgerWatch
 from serve.promotion import Promotion
-from serve.shelf import Shelf
 
 
 class Why(BaseModel):
@@ -29,7 +29,7 @@ class Promote(Why):
     over: Version | None = None
 
 
-def policy_routes(watch: LedgerWatch, shelf: Shelf, promotion: Promotion, registry: Registry) -> APIRouter:
+def policy_routes(watch: LedgerWatch, fleet: Fleet, promotion: Promotion, registry: Registry) -> APIRouter:
     router = APIRouter(prefix="/operator", tags=["operator"])
 
     @router.get("/policies")
@@ -37,12 +37,12 @@ def policy_routes(watch: LedgerWatch, shelf: Shelf, promotion: Promotion, regist
     def list_policies() -> dict[str, Any]:
         view = registry.view()
         newest_first = sorted(view.policies.values(), key=lambda policy: -policy.counter)
-        return {**_standing(view), "line": view.line, "policies": [_policy_json(p, shelf) for p in newest_first]}
+        return {**_standing(view), "line": view.line, "policies": [_policy_json(p, fleet) for p in newest_first]}
 
     @router.get("/policies/{version}")
     @needs(Scope.operator)
     def get_policy(version: str) -> dict[str, Any]:
-        return _policy_json(registry.view().policy(Version(version)), shelf)
+        return _policy_json(registry.view().policy(Version(version)), fleet)
 
     @router.post("/policies/{version}/promote")
     @needs(Scope.operator)
@@ -72,9 +72,10 @@ def _standing(view: RegistryView) -> dict[str, Any]:
     return {"live": view.live, "previous": view.previous, "epoch": view.epoch}
 
 
-def _policy_json(policy: Policy, shelf: Shelf) -> dict[str, Any]:
-    load = shelf.load_of(policy)
-    return {**policy.model_dump(mode="json"), "load": load and load.as_json()}
+def _policy_json(policy: Policy, fleet: Fleet) -> dict[str, Any]:
+    load = fleet.load_of(policy)
+    replicas = {name: each.as_json() for name, each in fleet.loads_of(policy).items()}
+    return {**policy.model_dump(mode="json"), "load": load and load.as_json(), "replicas": replicas}
 
 
 def _actor(request: Request) -> str:

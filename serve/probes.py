@@ -3,7 +3,7 @@
 A load that answers 200 proves nothing: adapters whose module names do not fit are accepted and change nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from serve.manifest import Probe
@@ -11,13 +11,16 @@ from serve.manifest import Probe
 # Nats a token: below this an adapter is as good as none, and nothing could be verified by it.
 _LEAST_EFFECT = 0.002
 
+Rows = Sequence[Sequence[float]]
+"""Log-probs (nats), a row for each probe: of all its tokens but the first."""
+
 
 @dataclass(frozen=True)
 class Scored:
-    """The engine's log-probs (nats) for each probe: of all its tokens but the first."""
+    """What the engine gave for the probes, without the adapter and with it."""
 
-    base: Sequence[Sequence[float]]
-    adapter: Sequence[Sequence[float]]
+    base: Rows
+    adapter: Rows
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,18 @@ def judge_probes(
     return Verdict(base_off, adapter_off, trained, served, problem)
 
 
-def _distance(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> float:
+def unlike_peers(rows: Rows, peers: Mapping[str, Rows], tolerance_nats: float) -> str | None:
+    """What is wrong where a replica scores an adapter's probes otherwise than its peers do; None when all agree."""
+    for name, theirs in peers.items():
+        off = _distance(rows, theirs)
+        if off > tolerance_nats:
+            return (
+                f"its log-probs differ from those on {name} by {off:.3f} nats a token (allowed {tolerance_nats:g}): "
+                "the replicas would answer differently under one name"
+            )
+    return None
+
+
+def _distance(one: Rows, other: Rows) -> float:
     pairs = [(a, b) for xs, ys in zip(one, other, strict=True) for a, b in zip(xs, ys, strict=True)]
     return sum(abs(a - b) for a, b in pairs) / len(pairs)

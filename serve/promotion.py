@@ -1,4 +1,4 @@
-"""An operator's moves: promote, withdraw, roll back. The engine is asked first, the registry changes last.
+"""An operator's moves: promote, withdraw, roll back. The engines are asked first, the registry changes last.
 
 Nothing before the registry's compare-and-set touches traffic, and the new view is in force here when a call returns.
 """
@@ -13,9 +13,9 @@ from feedback.policies import MOVES, PolicyState, RegistryView
 from feedback.registry import Registry
 from serve.adapter_files import AdapterRefused
 from serve.errors import Conflict
+from serve.fleet import Fleet
 from serve.ledger_watch import LedgerWatch
 from serve.metrics import Metrics
-from serve.swap import Swap
 
 _TRIES = 5
 
@@ -24,18 +24,18 @@ _TRIES = 5
 class Promotion:
     registry: Registry
     watch: LedgerWatch
-    swap: Swap
+    fleet: Fleet
     metrics: Metrics
 
     async def promote(self, version: Version, *, actor: str, reason: str, over: Version | None = None) -> RegistryView:
-        """Verifies a candidate on the engine, then makes it live; in the place of `over` alone, where that is named.
+        """Verifies a candidate on every replica, then makes it live; in the place of `over` alone, where that is named.
 
-        Conflict when its state does not allow it, another version than `over` is live, or the engine does not serve
+        Conflict when its state does not allow it, another version than `over` is live, or a replica does not serve
         what was trained; StaleRegistry when another version went live meanwhile, EngineUnavailable when there is no
-        engine to verify it on.
+        replica to verify it on.
         """
         # Held until the new view is in force: by the old one the swap may not want it, and would take it down.
-        with self.swap.held(version):
+        with self.fleet.held(version):
             view = await asyncio.to_thread(self.registry.view)
             if over not in (None, view.live):
                 raise Conflict(
@@ -65,7 +65,7 @@ class Promotion:
                 f"{version} is {policy.state}; only a candidate or a canary can be promoted", code="move_refused"
             )
         try:
-            await self.swap.ready(policy)
+            await self.fleet.ready(policy)
         except AdapterRefused as error:
             raise Conflict(f"{version} is not promoted: {error}", code="adapter_refused") from error
 

@@ -62,8 +62,10 @@ class Settings(Configuration):
         return self.redis.url or f"redis://127.0.0.1:{self.redis.port}/0"
 
     @property
-    def engine_url(self) -> str:
-        return (self.engine.url or f"http://127.0.0.1:{self.engine.port}").rstrip("/")
+    def engine_urls(self) -> tuple[str, ...]:
+        """One address per replica."""
+        given = self.engine.urls or self.engine.url or f"http://127.0.0.1:{self.engine.port}"
+        return tuple(dict.fromkeys(url.strip().rstrip("/") for url in given.split(",") if url.strip()))
 
     @property
     def gateway_url(self) -> str:

@@ -1,4 +1,4 @@
-"""What stands ready in the engine, as far as this gateway knows: which adapters are loaded, and who uses them.
+"""What stands ready in one replica, as far as this gateway knows: which adapters are loaded, and who uses them.
 
 Memory only. `swap` writes it, every request reads it; both run on one event loop, so no lock is needed.
 """
@@ -15,7 +15,7 @@ from feedback.ids import Version
 from feedback.policies import Policy
 from serve.engine import EngineModels
 from serve.errors import EngineUnavailable, ModelNotFound
-from serve.probes import Verdict
+from serve.probes import Rows, Verdict
 
 
 class LoadState(StrEnum):
@@ -29,11 +29,15 @@ class LoadState(StrEnum):
 
 @dataclass(frozen=True)
 class Load:
-    """`error` says why an adapter was refused, `verdict` what its probes measured; `since` is monotonic."""
+    """`error` says why an adapter was refused; `since` is monotonic.
+
+    `scores` are the log-probs of its probes as this engine gave them, `verdict` what they showed.
+    """
 
     state: LoadState
     error: str | None = None
     verdict: Verdict | None = None
+    scores: Rows | None = None
     since: float = field(default_factory=time.monotonic)
 
     def as_json(self) -> dict[str, Any]:
@@ -65,6 +69,11 @@ class Shelf:
                 self.loads[version] = replace(load, state=LoadState.draining)
             elif load.state is LoadState.draining and version in kept:
                 self.loads[version] = replace(load, state=LoadState.loaded)
+
+    @property
+    def running(self) -> int:
+        """Requests in flight, on whatever version."""
+        return self.in_flight.total()
 
     def is_loaded(self, policy: Policy) -> bool:
         if self.models is None:

@@ -1,4 +1,4 @@
-"""The hot swap: brings adapters up in the engine, verifies them, and takes them down when nobody uses them.
+"""The hot swap: brings adapters up in one replica's engine, verifies them, takes them down when nobody uses them.
 
 One loop compares what the registry wants with what the engine has. It repairs an engine that was restarted, and
 never touches traffic: that follows the registry, which only `promotion` changes.
@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from serve.engine import AdapterNotLoaded, Engine, EngineModels, LoadRefused
 from serve.errors import ApiError, EngineFailed, EngineRefused, EngineUnavailable
 from serve.manifest import Manifest
 from serve.metrics import Metrics
-from serve.probes import Scored, Verdict, judge_probes
+from serve.probes import Rows, Scored, Verdict, judge_probes, unlike_peers
 from serve.shelf import Load, LoadState, Shelf
 
 log = logging.getLogger(__name__)
@@ -63,13 +63,17 @@ def _may_retry(load: Load) -> bool:
 
 @dataclass
 class Swap:
-    """Runs the loop; `view` gives the registry as last seen, None before that."""
+    """Runs the loop; `view` gives the registry as last seen, None before that.
+
+    `peers` gives what the probes of a version scored on other replicas, by the replica's name.
+    """
 
     engine: Engine
     shelf: Shelf
     rules: SwapRules
     metrics: Metrics
     view: Callable[[], RegistryView | None]
+    peers: Callable[[Version], Mapping[str, Rows]] = lambda version: {}
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _held: Counter[Version] = field(default_factory=Counter)
@@ -94,9 +98,9 @@ class Swap:
                 async with self._turn:
                     await self._look()
             except ApiError as error:
-                log.warning("the engine could not be set right, trying again: %s", error.message)
+                log.warning("%s could not be set right, trying again: %s", self.engine.name, error.message)
             except Exception:  # The loop must outlive any surprise: without it nothing is ever repaired.
-                log.exception("the swap loop met something unforeseen, trying again")
+                log.exception("the swap loop of %s met something unforeseen, trying again", self.engine.name)
             patience_s = self.rules.poll_s if self.shelf.models else _AWAY_POLL_S
             try:
                 await asyncio.wait_for(self._wake.wait(), patience_s)
@@ -121,22 +125,23 @@ class Swap:
             if load is None or load.state is not LoadState.loaded:
                 raise AdapterRefused((load and load.error) or f"{policy.version} could not be loaded")
             manifest = await asyncio.to_thread(self._check, policy)
-            return await self._verify(policy, manifest, models)
+            return (await self._verify(policy, manifest, models)).verdict
 
     async def _look(self) -> None:
         try:
             models = await self.engine.models()
         except EngineUnavailable:
             if self.shelf.models is not None:
-                log.warning("the engine is away")
+                log.warning("%s is away", self.engine.name)
             self.shelf.seen(None)
-            self.metrics.engine_up.set(0)
+            self.metrics.engine_up.labels(self.engine.name).set(0)
             return
         if self.shelf.models is None:
-            log.info("the engine answers: base %s, %d tokens of context", models.base, models.max_model_len)
+            context = models.max_model_len
+            log.info("%s answers: base %s, %d tokens of context", self.engine.name, models.base, context)
         for version in self.shelf.seen(models):
-            log.warning("the engine has lost %s, loading it again", version)
-        self.metrics.engine_up.set(1)
+            log.warning("%s has lost %s, loading it again", self.engine.name, version)
+        self.metrics.engine_up.labels(self.engine.name).set(1)
         view = self.view()
         if view is None:
             return
@@ -163,8 +168,8 @@ class Swap:
         try:
             manifest = await asyncio.to_thread(self._check, policy)
             if version not in models.adapters:
-                await self.engine.load(version, self._directory(policy))
-            verdict = await self._verify(policy, manifest, models)
+                await self._load(policy)
+            load = await self._verify(policy, manifest, models)
         except (EngineUnavailable, asyncio.CancelledError):
             self.shelf.loads.pop(version, None)
             raise
@@ -175,19 +180,25 @@ class Swap:
             log.exception("%s could not be brought up", version)
             await self._refuse(version, f"unforeseen {type(error).__name__}; the gateway's log says more")
             return
-        self.shelf.loads[version] = Load(LoadState.loaded, verdict=verdict)
+        self.shelf.loads[version] = load
         self.metrics.loads.labels("loaded").inc()
-        log.info(
-            "%s is loaded: %.4f nats a token from the trainer's, it changes %.4f",
-            version,
-            verdict.adapter_off,
-            verdict.effect_served,
-        )
+        if load.verdict is not None:
+            off, effect = load.verdict.adapter_off, load.verdict.effect_served
+            told = "%s is loaded in %s: %.4f nats a token from the trainer's, it changes %.4f"
+            log.info(told, version, self.engine.name, off, effect)
+
+    async def _load(self, policy: Policy) -> None:
+        try:
+            await self.engine.load(policy.version, self._directory(policy))
+        except LoadRefused:
+            # Another gateway may have loaded it in this moment; under its name lies the same adapter.
+            if policy.version not in (await self.engine.models()).adapters:
+                raise
 
     async def _refuse(self, version: Version, why: str) -> None:
         self.shelf.loads[version] = Load(LoadState.refused, error=why)
         self.metrics.loads.labels("refused").inc()
-        log.error("%s is refused: %s", version, why)
+        log.error("%s is refused in %s: %s", version, self.engine.name, why)
         with suppress(ApiError):  # What stays in the engine now is taken down by the next look.
             await self.engine.unload(version)
 
@@ -203,7 +214,7 @@ class Swap:
                 continue
             self.shelf.loads.pop(version, None)
             await self.engine.unload(version)
-            log.info("%s is unloaded", version)
+            log.info("%s is unloaded from %s", version, self.engine.name)
 
     def _directory(self, policy: Policy) -> Path:
         return self.rules.adapters / policy.version
@@ -218,7 +229,8 @@ class Swap:
         )
         return check_adapter(self._directory(policy), expected, self.rules.base_shapes)
 
-    async def _verify(self, policy: Policy, manifest: Manifest, models: EngineModels) -> Verdict:
+    async def _verify(self, policy: Policy, manifest: Manifest, models: EngineModels) -> Load:
+        """The load of an adapter that stands up: to its manifest's numbers, and to those of the other replicas."""
         texts = [probe.token_ids for probe in manifest.probes]
         try:
             base = await self.engine.score(models.base, texts)
@@ -229,6 +241,7 @@ class Swap:
             raise AdapterRefused(f"the engine would not score its probes: {error.message}") from error
         faint = policy.state is PolicyState.rollout  # its trainer compares every token of its answers
         verdict = judge_probes(manifest.probes, Scored(base, adapter), self.rules.tolerance_nats, may_be_faint=faint)
-        if verdict.problem is not None:
-            raise AdapterRefused(verdict.problem)
-        return verdict
+        problem = verdict.problem or unlike_peers(adapter, self.peers(policy.version), self.rules.tolerance_nats)
+        if problem is not None:
+            raise AdapterRefused(problem)
+        return Load(LoadState.loaded, verdict=verdict, scores=adapter)
