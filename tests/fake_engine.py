@@ -17,14 +17,20 @@ from aiohttp import web
 
 BASE = "v0000-base"
 MAX_MODEL_LEN = 2048
+PROMPT = [1, 2, 3]
+"""The tokens of any prompt; an answer's are the places of its words."""
 WORDS = ("the", " quick", " brown", " fox", " jumps", " over", " the", " lazy", " dog", ".")
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """`cut_after` and `error_after` count events of one answer; `delay_s` is the pause before each event."""
+    """`cut_after` and `error_after` count events of one answer; `delay_s` is the pause before each event.
+
+    `shift` is what its log-probs of adapters differ by from those of a fake that is well.
+    """
 
     delay_s: float = 0.0
+    shift: float = 0.0
     cut_after: int | None = None
     error_after: int | None = None
     status: int = 200
@@ -93,7 +99,7 @@ class FakeEngine:
             await asyncio.sleep(self.behaviour.delay_s)
             if any(len(text) + body["max_tokens"] > MAX_MODEL_LEN for text in body["prompt"]):
                 return _error(400, f"the context is {MAX_MODEL_LEN} tokens long")
-            return web.json_response(_scored(body))
+            return web.json_response(_scored(body, self.behaviour.shift))
         self.bodies.append(body)
         if self.behaviour.status != 200:
             return _error(self.behaviour.status, "made to fail")
@@ -129,24 +135,26 @@ class FakeEngine:
         return response
 
     async def _events(self, body: dict[str, Any], chat: bool) -> AsyncIterator[bytes]:
-        n, tokens = body.get("n", 1), min(body.get("max_tokens") or len(WORDS), len(WORDS))
+        n, first = body.get("n", 1), _spoken(body)
+        end = min(first + (body.get("max_tokens") or len(WORDS)), len(WORDS))
         if chat:
             for index in range(n):
                 choice = {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-                yield _chunk(body, chat, choice, prompt_token_ids=[1, 2, 3], prompt_text=None)
-        for position in range(tokens):
+                yield _chunk(body, chat, choice, prompt_token_ids=PROMPT, prompt_text=None)
+        for position in range(first, end):
             for index in range(n):
                 await asyncio.sleep(self.behaviour.delay_s)
                 while self.held:  # noqa: ASYNC110 - set by another thread
                     await asyncio.sleep(0.01)
-                last = position == tokens - 1
+                last = position == end - 1
                 part = {"delta": {"content": WORDS[position]}} if chat else {"text": WORDS[position]}
                 choice = {"index": index, **part, "finish_reason": "length" if last else None, "token_ids": [position]}
-                if not chat and position == 0:
-                    choice["prompt_token_ids"] = [1, 2, 3]
+                if not chat and position == first:
+                    choice["prompt_token_ids"] = [*PROMPT, *range(first)]
                 yield _chunk(body, chat, choice, **({"system_fingerprint": "vllm-fake"} if last else {}))
         if (body.get("stream_options") or {}).get("include_usage"):
-            usage = {"prompt_tokens": 3, "completion_tokens": n * tokens, "total_tokens": 3 + n * tokens}
+            read, written = len(PROMPT) + first, n * (end - first)
+            usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
             head = {"id": "engine-id", "object": _object(chat), "created": int(time.time()), "model": body["model"]}
             yield orjson.dumps({**head, "choices": [], "usage": usage})
 
@@ -161,12 +169,18 @@ def score(model: str, token: int) -> float:
     return -1.0 - token % 5 / 10 - shift
 
 
-def _scored(body: dict[str, Any]) -> dict[str, Any]:
-    choices = []
+def _scored(body: dict[str, Any], shift: float) -> dict[str, Any]:
+    choices, off = [], 0.0 if body["model"] == BASE else shift
     for index, text in enumerate(body["prompt"]):
-        rows = [None] + [{str(token): {"logprob": score(body["model"], token)}} for token in text[1:]]
+        rows = [None] + [{str(token): {"logprob": score(body["model"], token) + off}} for token in text[1:]]
         choices.append({"index": index, "text": "", "prompt_logprobs": rows})
     return {"choices": choices}
+
+
+def _spoken(body: dict[str, Any]) -> int:
+    """How many of the answer's tokens a prompt of token ids holds already."""
+    prompt = body.get("prompt")
+    return len(prompt) - len(PROMPT) if isinstance(prompt, list) and prompt[: len(PROMPT)] == PROMPT else 0
 
 
 def _object(chat: bool) -> str:

@@ -265,7 +265,7 @@ def test_votes_that_were_kept_before_lessons_were_counted_count_from_the_start(
         assert api.get("/v1/progress").json()["new"] == 1
 
 
-def test_what_happened_is_counted(api: httpx.Client) -> None:
+def test_what_happened_is_counted(api: httpx.Client, fake: FakeEngine) -> None:
     turn = answered(api)
     vote = {"turn_id": turn, "value": "up", "source": "simulated"}
     wait_until(lambda: say(api, "rating", key="one", **vote).is_success, within_s=5, what="the turn is recorded")
@@ -276,7 +276,7 @@ def test_what_happened_is_counted(api: httpx.Client) -> None:
         'burnish_first_token_seconds_count{version="v0000-base"} 1.0',
         'burnish_votes_total{kind="rating",source="simulated"} 1.0',
         'burnish_live_version{version="v0000-base"} 1.0',
-        "burnish_engine_up 1.0",
+        f'burnish_engine_up{{replica="127.0.0.1:{fake.port}"}} 1.0',
         "burnish_ledger_up 1.0",
         "burnish_turns_dropped_total 0.0",
     )
