@@ -15,7 +15,7 @@ from feedback.sequential import log_e_value, lower_bound, upper_bound
 
 BUCKETS_PER_DECADE = 20
 LAST_BUCKET = 6 * BUCKETS_PER_DECADE
-"""Bucket b holds first tokens that took up to 10^(b / 20) ms, so 12 % more than the one before; the last, all others."""
+"""Bucket b holds first tokens that took up to 10^(b / 20) ms, 12 % more than the one before; the last, all others."""
 
 
 class Traffic(BaseModel):
