@@ -17,7 +17,7 @@ down to 0.002, thinning out as a uniform density would: chances between 0.5 and 
 """
 
 _LOGS = tuple((stake, math.log(share), math.log1p(-stake)) for stake, share in STAKES)
-_HALVINGS = 34
+_HALVINGS = 26
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def lower_bound(hits: int, misses: int, alpha: float) -> float:
 
     Every stake's wealth falls as m grows, so the chances refuted are exactly those up to the bound. Such bounds at
     every time are a confidence sequence (Howard, Ramdas, McAuliffe and Sekhon 2021, "Time-uniform, nonparametric,
-    nonasymptotic confidence sequences"). What it gives is itself refuted: it errs to the low side, by less than 1e-10.
+    nonasymptotic confidence sequences"). What it gives is itself refuted: it errs to the low side, by less than 1e-7.
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha is a chance between 0 and 1, not {alpha}")
