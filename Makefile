@@ -10,10 +10,10 @@ TRL_PPO := .cache/trl-1.12.0/trl/__init__.py
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench-dpo bench-reward bench-ppo bench-hh learn test test-quick browser check format lock screenshots clean
+.PHONY: help setup up demo bench-dpo bench-reward bench-ppo bench-hh bench-sequential learn test test-quick browser check format lock screenshots clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Make the environment from the lock file (BURNISH_EXTRA=gpu for GPU machines)
 	@sh deploy/setup.sh
@@ -39,6 +39,9 @@ $(TRL_PPO):
 
 bench-hh: setup ## Measure reward models on hh_harmless (hours; ARGS="--minutes 30", run again to go on)
 	@$(BIN)/python -m tests.bench.hh_harmless $(ARGS)
+
+bench-sequential: setup ## Measure how often a canary is wrongly promoted, and how soon a better one is found (a minute)
+	@$(BIN)/python -m tests.bench.sequential $(ARGS)
 
 learn: setup ## Measure what each recipe learns from 96 votes (hours; ARGS="--minutes 30", run again to go on)
 	@$(BIN)/python -m tests.bench.learn $(ARGS)
