@@ -5,7 +5,7 @@ Colons part a key; those within a part are written `%3A`.
 
 from dataclasses import dataclass
 
-from feedback.ids import EventId, JobId, LineName, TenantId, TurnId
+from feedback.ids import EventId, JobId, LineName, TenantId, TurnId, Version
 
 KEYS = "burnish:keys"
 """hash: key id → API key as JSON (its secret hashed)."""
@@ -106,6 +106,24 @@ class Keyspace:
     def audit(self) -> str:
         """stream: who moved which policy, when and why; field `entry` (JSON)."""
         return self._key("audit")
+
+    # Canary ------------------------------------------------------------------------------------------------------
+    def duel(self, first_turn: TurnId) -> str:
+        """string: one duel as JSON, under the turn of its first answer."""
+        return self._key("duel", first_turn)
+
+    def duels(self, canary: Version) -> str:
+        """sorted set: first turns of the duels of a canary, by time."""
+        return self._key("duels", canary)
+
+    def traffic(self, canary: Version) -> str:
+        """hash: `GATEWAY VERSION COUNT` → what one gateway has counted of a version since the canary began."""
+        return self._key("traffic", canary)
+
+    @property
+    def judge(self) -> str:
+        """string: the gateway that decides on the canary for now. Expires by itself."""
+        return self._key("judge")
 
     # Jobs --------------------------------------------------------------------------------------------------------
     def job(self, job_id: JobId) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from feedback.canary import CanaryRules, on_canary_side
 from feedback.errors import MoveRefused, UnknownPolicy
 from feedback.ids import BASE_VERSION, JobId, LineName, Version
 
@@ -56,11 +57,21 @@ class Move(BaseModel):
     reason: str
 
 
+class Trial(BaseModel):
+    """A policy's time as canary: since when (Unix seconds), beside which live version, and by what rules."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    started_at: float
+    over: Version
+    rules: CanaryRules
+
+
 class Policy(BaseModel):
     """The base with one adapter version (or bare).
 
     `adapter` is the directory's name below the adapters folder, `digest` that of its bytes; both None for the bare
-    base. `gate` is the gate's report, `metrics` what training measured.
+    base. `gate` is the gate's report, `metrics` what training measured, `trial` its time as canary, over or not.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -77,6 +88,7 @@ class Policy(BaseModel):
     created_at: float
     metrics: dict[str, Any] = {}
     gate: dict[str, Any] | None = None
+    trial: Trial | None = None
     history: tuple[Move, ...] = ()
 
 
@@ -97,6 +109,11 @@ class RegistryView:
     def previous(self) -> Version | None:
         """The version a rollback would bring back."""
         return self.lives[-2] if len(self.lives) > 1 else None
+
+    @property
+    def canary(self) -> Policy | None:
+        """The one that is being tried out beside the live version, if there is one."""
+        return next((policy for policy in self.policies.values() if policy.state is PolicyState.canary), None)
 
     def policy(self, version: Version) -> Policy:
         """The policy of that version. UnknownPolicy when there is none."""
@@ -159,6 +176,14 @@ def resolve(view: RegistryView, model: str, *, operator: bool = False) -> Policy
     )
 
 
+def sided(view: RegistryView, session: str) -> Policy:
+    """What answers a session that asks for the line: the live version, or the canary where this is on its side."""
+    canary = view.canary
+    if canary is None or canary.trial is None:
+        return view.policy(view.live)
+    return canary if on_canary_side(session, canary.version, canary.trial.rules.share) else view.policy(view.live)
+
+
 def _answers(state: PolicyState, *, operator: bool) -> bool:
     # Requests that pin a withdrawn version would keep it in use, so that the engine could never let it go.
     return state not in UNSERVED or (operator and state is not _S.withdrawn)
@@ -216,6 +241,21 @@ def promote(view: RegistryView, version: Version, who: Who) -> Change:
     risen = _moved(view.policy(version), _S.live, who)
     fallen = _moved(view.policy(view.live), _S.retired, who)
     return Change((risen, fallen), (*view.lives, version))
+
+
+def begin_canary(view: RegistryView, version: Version, who: Who, rules: CanaryRules) -> Change:
+    """A candidate is tried out beside the live version. MoveRefused while another one is."""
+    if view.canary is not None and view.canary.version != version:
+        raise MoveRefused(f"{view.canary.version} is the canary; promote, withdraw or retire it before {version}")
+    trial = Trial(started_at=who.at, over=view.live, rules=rules)
+    return Change((_moved(view.policy(version), _S.canary, who, trial=trial),), view.lives)
+
+
+def retire(view: RegistryView, version: Version, who: Who) -> Change:
+    """A canary that neither won nor lost is put away."""
+    if version == view.live:
+        raise MoveRefused(f"{version} is live; promote another version, or roll back")
+    return Change((_moved(view.policy(version), _S.retired, who),), view.lives)
 
 
 def rollback(view: RegistryView, who: Who) -> Change:

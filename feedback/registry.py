@@ -2,13 +2,14 @@
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from feedback import policies
+from feedback.canary import CanaryRules
 from feedback.connection import Client, lua, translated
 from feedback.errors import LeaseLost, StaleRegistry, UnknownPolicy
 from feedback.ids import BASE_VERSION, LineName, Version, new_nonce
@@ -32,6 +33,15 @@ class AuditEntry(BaseModel):
     version: Version
     reason: str
     numbers: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Why:
+    """Who moves a policy, why, and the numbers that the decision rests on, if it rests on any."""
+
+    actor: str
+    reason: str
+    numbers: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -167,18 +177,30 @@ class Registry:
 
         return self._change(write)
 
-    def promote(self, version: Version, *, actor: str, reason: str, epoch: int) -> RegistryView:
+    def promote(self, version: Version, why: Why, *, epoch: int) -> RegistryView:
         """Makes a candidate live if the registry is still at `epoch`; StaleRegistry otherwise."""
         view = self.view()
         if view.epoch != epoch:
             raise StaleRegistry(f"the registry is at epoch {view.epoch}, the decision was made at {epoch}; look again")
-        who = Who(actor, reason, time.time())
-        write = _Write(policies.promote(view, version, who), _audit(who, "promote", version))
+        who = Who(why.actor, why.reason, time.time())
+        write = _Write(policies.promote(view, version, who), _audit(who, "promote", version, why.numbers))
         if self._try(view, write) == -1:
             raise StaleRegistry(f"the registry moved on from epoch {epoch} while {version} was promoted; look again")
         return self.view()
 
-    def rollback(self, *, actor: str, reason: str) -> RegistryView:
+    def begin_canary(self, version: Version, why: Why, rules: CanaryRules) -> RegistryView:
+        """Tries a candidate out beside the live version, by these rules."""
+
+        def move(view: RegistryView, who: Who) -> Change:
+            return policies.begin_canary(view, version, who, rules)
+
+        return self._move("canary", move, why, version)
+
+    def retire(self, version: Version, why: Why) -> RegistryView:
+        """Puts a canary away that neither won nor lost."""
+        return self._move("retire", lambda view, who: policies.retire(view, version, who), why, version)
+
+    def rollback(self, why: Why) -> RegistryView:
         """Brings the former live version back and withdraws the present one.
 
         StaleRegistry when another version goes live meanwhile: it would be one that nobody asked to take back.
@@ -191,17 +213,11 @@ class Registry:
                 raise StaleRegistry(f"{view.live} went live while {disliked[0]} was rolled back; look again")
             return policies.rollback(view, who)
 
-        return self._move("rollback", move, actor, reason)
+        return self._move("rollback", move, why)
 
-    def withdraw(self, version: Version, *, actor: str, reason: str) -> RegistryView:
+    def withdraw(self, version: Version, why: Why) -> RegistryView:
         """Takes a policy back for good; the live one by rolling back."""
-        return self._move(
-            "withdraw",
-            lambda view, who: policies.withdraw(view, version, who),
-            actor,
-            reason,
-            version,
-        )
+        return self._move("withdraw", lambda view, who: policies.withdraw(view, version, who), why, version)
 
     def audit(self, limit: int = 100) -> list[AuditEntry]:
         """The newest audited changes, newest first."""
@@ -210,18 +226,13 @@ class Registry:
         return [AuditEntry.model_validate_json(fields["entry"]) for _, fields in rows]
 
     def _move(
-        self,
-        action: str,
-        move: Callable[[RegistryView, Who], Change],
-        actor: str,
-        reason: str,
-        version: Version | None = None,
+        self, action: str, move: Callable[[RegistryView, Who], Change], why: Why, version: Version | None = None
     ) -> RegistryView:
         def write(view: RegistryView) -> _Write:
             if not view.lives:
                 raise UnknownPolicy("the registry is empty; start the gateway once so that it enters the base")
-            who = Who(actor, reason, time.time())
-            return _Write(move(view, who), _audit(who, action, version or view.live))
+            who = Who(why.actor, why.reason, time.time())
+            return _Write(move(view, who), _audit(who, action, version or view.live, why.numbers))
 
         return self._change(write)
 
@@ -272,8 +283,9 @@ def _as_kept(policy: Policy, gate: dict[str, Any]) -> dict[str, Any] | None:
     return Policy.model_validate_json(row).gate
 
 
-def _audit(who: Who, action: str, version: Version) -> AuditEntry:
-    return AuditEntry(at=who.at, actor=who.actor, action=action, version=version, reason=who.reason)
+def _audit(who: Who, action: str, version: Version, numbers: Mapping[str, Any] | None = None) -> AuditEntry:
+    at, actor, reason = who.at, who.actor, who.reason
+    return AuditEntry(at=at, actor=actor, action=action, version=version, reason=reason, numbers=dict(numbers or {}))
 
 
 def _lost(claim: Claim) -> LeaseLost:

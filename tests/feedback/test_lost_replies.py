@@ -11,7 +11,7 @@ from feedback.ids import BASE_VERSION, LineName, UserId, Version
 from feedback.jobs import JobState, JobStore
 from feedback.ledger import Ledger, Speaker
 from feedback.policies import Policy, PolicyState, version_name
-from feedback.registry import Registry
+from feedback.registry import Registry, Why
 from tests.feedback.lossy_link import Fault, LossyLink, lossy_link
 from tests.feedback.makers import TENANT, comparison, make_turn
 from tests.feedback.test_registry_and_jobs import claimed, draft, make_request
@@ -66,7 +66,7 @@ def make_candidate(registry: Registry, jobs: JobStore, number: int) -> Version:
 
 
 def go_live(registry: Registry, version: Version) -> None:
-    registry.promote(version, actor="op", reason="r", epoch=registry.epoch())
+    registry.promote(version, Why("op", "r"), epoch=registry.epoch())
 
 
 def test_one_rollback_takes_one_version_back(registry: Registry, jobs: JobStore, link: LossyLink) -> None:
@@ -74,7 +74,7 @@ def test_one_rollback_takes_one_version_back(registry: Registry, jobs: JobStore,
     for version in versions:
         go_live(registry, version)
     link.fault = Fault()
-    view = registry.rollback(actor="op", reason="once")
+    view = registry.rollback(Why("op", "once"))
     assert link.fault is None
     assert view.lives == (BASE_VERSION, *versions[:2])
     assert [entry.action for entry in registry.audit()].count("rollback") == 1
@@ -88,8 +88,8 @@ def test_one_rollback_takes_one_version_back_though_another_write_came_before_it
         go_live(registry, version)
     spare = make_candidate(registry, jobs, 3)
     other = Registry(connect(redis_url), LINE)
-    link.fault = Fault(after=lambda: other.withdraw(spare, actor="op", reason="spare"))
-    view = registry.rollback(actor="op", reason="once")
+    link.fault = Fault(after=lambda: other.withdraw(spare, Why("op", "spare")))
+    view = registry.rollback(Why("op", "once"))
     assert view.lives == (BASE_VERSION, versions[0])
     assert view.policies[spare].state is S.withdrawn
 
@@ -101,9 +101,9 @@ def test_of_two_rollbacks_of_one_version_at_once_one_is_told_to_look_again(
     for version in versions:
         go_live(registry, version)
     other = Registry(connect(redis_url), LINE)
-    link.fault = Fault(lose_reply=False, before=lambda: other.rollback(actor="quicker", reason="r"))
+    link.fault = Fault(lose_reply=False, before=lambda: other.rollback(Why("quicker", "r")))
     with pytest.raises(StaleRegistry, match="look again"):
-        registry.rollback(actor="slower", reason="r")
+        registry.rollback(Why("slower", "r"))
     assert registry.view().lives == (BASE_VERSION, versions[0])
 
 
@@ -113,9 +113,9 @@ def test_a_draft_is_judged_promoted_and_withdrawn(registry: Registry, jobs: JobS
     link.fault = Fault()
     assert registry.judge(claim, version, S.candidate, gate=GATE, metrics={}).policy(version).state is S.candidate
     link.fault = Fault()
-    assert registry.promote(version, actor="op", reason="r", epoch=registry.epoch()).live == version
+    assert registry.promote(version, Why("op", "r"), epoch=registry.epoch()).live == version
     link.fault = Fault()
-    view = registry.withdraw(version, actor="op", reason="r")
+    view = registry.withdraw(version, Why("op", "r"))
     assert (view.live, view.policies[version].state) == (BASE_VERSION, S.withdrawn)
     assert [entry.action for entry in registry.audit()] == ["withdraw", "promote", "candidate", "draft"]
 

@@ -11,7 +11,7 @@ from feedback.errors import LeaseLost, MoveRefused, StaleRegistry, UnknownJob
 from feedback.ids import BASE_VERSION, EventId, JobId, LineName
 from feedback.jobs import Claim, JobRequest, JobState, JobStore
 from feedback.policies import Policy, PolicyState, version_name
-from feedback.registry import Registry
+from feedback.registry import Registry, Why
 
 LINE = LineName("burnish")
 
@@ -100,16 +100,16 @@ def test_a_policy_is_trained_judged_promoted_and_rolled_back_and_every_step_is_a
         metrics={"kl": 0.1},
     )
     epoch = registry.epoch()
-    view = registry.promote(version, actor="op", reason="looks good", epoch=epoch)
+    view = registry.promote(version, Why("op", "looks good"), epoch=epoch)
     assert (view.live, view.previous) == (version, BASE_VERSION)
     assert view.policies[version].gate == {"verdict": "pass"}
-    view = registry.rollback(actor="op", reason="people dislike it")
+    view = registry.rollback(Why("op", "people dislike it"))
     assert (view.live, view.policies[version].state) == (
         BASE_VERSION,
         PolicyState.withdrawn,
     )
     with pytest.raises(MoveRefused):
-        registry.promote(version, actor="op", reason="again", epoch=registry.epoch())
+        registry.promote(version, Why("op", "again"), epoch=registry.epoch())
     trail = [(entry.action, entry.version, entry.actor) for entry in registry.audit()]
     assert trail == [
         ("rollback", version, "op"),
@@ -135,7 +135,7 @@ def test_a_decision_on_an_old_epoch_is_refused(registry: Registry, jobs: JobStor
     epoch = registry.epoch()
     registry.judge(claim, version, PolicyState.candidate, gate={}, metrics={})
     with pytest.raises(StaleRegistry, match=str(epoch)):
-        registry.promote(version, actor="op", reason="r", epoch=epoch)
+        registry.promote(version, Why("op", "r"), epoch=epoch)
     assert registry.view().live == BASE_VERSION
 
 
@@ -147,7 +147,7 @@ def test_of_ten_promotions_at_one_epoch_one_happens(registry: Registry, jobs: Jo
 
     def promote() -> None:
         try:
-            registry.promote(version, actor="op", reason="r", epoch=epoch)
+            registry.promote(version, Why("op", "r"), epoch=epoch)
             outcomes.append("done")
         except (StaleRegistry, MoveRefused) as error:
             outcomes.append(type(error).__name__)

@@ -14,7 +14,7 @@ from typing import Any
 from feedback.connection import connect
 from feedback.errors import MoveRefused, UnknownPolicy
 from feedback.ids import LineName, Version
-from feedback.registry import Registry
+from feedback.registry import Registry, Why
 from tests.training.tiny import make_tokenizer
 from training.sampling.gateway import Sample
 
@@ -144,7 +144,7 @@ class StandIn:
         if body["over"] != (live := registry.view().live):
             return 409, {"error": {"message": f"{live} is live now"}}
         try:
-            view = registry.promote(version, actor="test", reason=body["reason"], epoch=registry.epoch())
+            view = registry.promote(version, Why("test", body["reason"]), epoch=registry.epoch())
         except MoveRefused as error:
             return 409, {"error": {"message": str(error)}}
         return 200, {"live": view.live, "previous": view.previous, "epoch": view.epoch}

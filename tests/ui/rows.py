@@ -9,7 +9,7 @@ from feedback.connection import Client
 from feedback.ids import BASE_VERSION, EventId, LineName, Version
 from feedback.jobs import Announcement, Claim, JobRequest, JobStore
 from feedback.policies import Policy, PolicyState
-from feedback.registry import Registry
+from feedback.registry import Registry, Why
 from feedback.schedule import ScheduleRules
 
 LINE = LineName("burnish")
@@ -82,7 +82,7 @@ class Rows:
         self.jobs.finish(claim, version=version)
 
     def go_live(self, version: Version, reason: str) -> None:
-        self.registry.promote(version, actor="gate", reason=reason, epoch=self.registry.epoch())
+        self.registry.promote(version, Why("gate", reason), epoch=self.registry.epoch())
 
 
 def rows(client: Client, base_digest: str) -> Rows:

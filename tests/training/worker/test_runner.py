@@ -15,6 +15,7 @@ from feedback.ids import JobId, Version
 from feedback.jobs import JobState
 from feedback.keyspace import Keyspace
 from feedback.policies import Policy, PolicyState
+from feedback.registry import Why
 from tests.services import wait_until
 from tests.training.workplace import LINE, Workplace, trainer_pid
 from training.settings import Settings
@@ -140,7 +141,7 @@ def test_a_job_whose_version_went_live_before_it_was_cancelled_has_ended_well(pl
     version = make_draft(job_id).version
     place.registry.add_draft(claim, make_draft(job_id))
     place.registry.judge(claim, version, PolicyState.candidate, gate={"verdict": "pass"}, metrics={})
-    place.registry.promote(version, actor="test", reason="it is better", epoch=place.registry.epoch())
+    place.registry.promote(version, Why("test", "it is better"), epoch=place.registry.epoch())
     place.jobs.release(claim)
     place.jobs.cancel(job_id, actor="key k", reason="too slow")
     assert make_runner(place).run(job_id) == "done"
