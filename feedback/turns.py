@@ -15,7 +15,8 @@ class Turn(BaseModel):
 
     `prompt_token_ids` and `token_ids` are the engine's own (the end token included when the answer ended by
     itself); `logprobs` are the engine's raw log-probabilities (nats) of `token_ids`, when they were kept.
-    `sampling` holds the settings as they were sent to the engine. `at` is in Unix seconds.
+    `sampling` holds the settings as they were sent to the engine. `at` is in Unix seconds. A `duel` turn is one of two
+    that answered the same request, live version and canary.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -36,6 +37,7 @@ class Turn(BaseModel):
     logprobs: tuple[float, ...] | None = None
     sampling: dict[str, Any] = {}
     compare_with: TurnId | None = None
+    duel: bool = False
     first_token_ms: float | None = None
     total_ms: float | None = None
 

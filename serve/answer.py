@@ -19,12 +19,19 @@ _NULLS = ("reasoning", "function_call", "audio", "annotations")
 
 @dataclass(frozen=True)
 class Stamp:
-    """What every part of an answer carries, fixed when the request starts."""
+    """What every part of an answer carries, fixed when the request starts.
+
+    `response_id` and `public_model` are shown to the caller. A `blind` answer does not say which version wrote it; it
+    is one of two to the same request, and its choices stand from `first_index` on.
+    """
 
     turn_id: TurnId
     tenant: TenantId
     version: Version
     public_model: str
+    response_id: TurnId
+    first_index: int = 0
+    blind: bool = False
 
 
 @dataclass
@@ -87,6 +94,15 @@ class Answer:
                     message.pop(name, None)
         return body
 
+    @property
+    def texts(self) -> list[str]:
+        """What each choice says, as far as it has come."""
+        return ["".join(choice.text) for choice in self._choices.values()]
+
+    @property
+    def calls_tools(self) -> bool:
+        return any(choice.finish_reason == "tool_calls" for choice in self._choices.values())
+
     def rewind(self) -> Spoken | None:
         """Takes the stream back to where its text is whole, so that another engine can go on from there.
 
@@ -104,9 +120,9 @@ class Answer:
         return [self._turn(index, choice) for index, choice in sorted(self._choices.items()) if choice.token_ids]
 
     def _restamp(self, body: dict[str, Any]) -> None:
-        body["id"] = self.stamp.turn_id
+        body["id"] = self.stamp.response_id
         body["model"] = self.stamp.public_model
-        body["system_fingerprint"] = self.stamp.version
+        body["system_fingerprint"] = None if self.stamp.blind else self.stamp.version
         for name in _ENGINE_ONLY:
             body.pop(name, None)
         if "prompt_token_ids" in body:
@@ -127,6 +143,7 @@ class Answer:
             so_far.finish_reason = choice["finish_reason"]
         if choice.get("prompt_token_ids"):
             self._prompt_token_ids = choice["prompt_token_ids"]
+        choice["index"] += self.stamp.first_index
         choice.pop("routed_experts", None)
         if not self.asked.wants_token_ids:
             choice.pop("token_ids", None)
@@ -152,6 +169,7 @@ class Answer:
             logprobs=tuple(choice.logprobs) if kept else None,
             sampling=asked.sampling,
             compare_with=asked.compare_with,
+            duel=self.stamp.blind,
             first_token_ms=self.first_token_ms,
             total_ms=self._elapsed_ms(),
         )

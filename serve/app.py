@@ -17,14 +17,19 @@ from starlette.routing import BaseRoute, Route
 
 from feedback.access_keys import KeyStore, Scope
 from feedback.connection import check_durability, connect
-from feedback.ids import LineName
+from feedback.duels import DuelRows
+from feedback.ids import LineName, new_nonce
 from feedback.jobs import JobStore
+from feedback.keyspace import Keyspace
+from feedback.lease import Lease
 from feedback.ledger import Ledger
 from feedback.policies import RegistryView
 from feedback.registry import Registry
+from feedback.traffic_rows import TrafficRows
 from serve.access import KeyRing, hang_doors, needs
 from serve.adapter_files import base_shapes
 from serve.body_limit import BodyLimit
+from serve.canary_routes import canary_routes
 from serve.chat import ChatParts, Completions
 from serve.chat_request import Kind
 from serve.engine import Engine
@@ -32,6 +37,7 @@ from serve.error_pages import install_error_pages
 from serve.fleet import Fleet, Replica
 from serve.health import health_routes
 from serve.job_routes import Training, job_routes
+from serve.judge import Judge, Trials
 from serve.key_files import adopt_key_files, make_key_files
 from serve.ledger_watch import LedgerWatch
 from serve.metrics import Metrics
@@ -41,6 +47,7 @@ from serve.promotion import Promotion
 from serve.settings import Settings
 from serve.shelf import Shelf
 from serve.swap import Swap, SwapRules
+from serve.traffic_meter import TrafficMeter
 from serve.turn_log import TurnLog
 from serve.turn_routes import turn_routes
 from serve.vote_routes import vote_routes
@@ -48,6 +55,7 @@ from serve.vote_routes import vote_routes
 log = logging.getLogger(__name__)
 _FLUSH_S = 5.0
 _GRACE_S = 10
+_JUDGE_LEASE_S = 10
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,10 @@ class Parts:
     fleet: Fleet
     watch: LedgerWatch
     turn_log: TurnLog
+    trials: Trials
+    meter: TrafficMeter
+    judge: Judge
+    promotion: Promotion
 
 
 def build_parts(settings: Settings) -> Parts:
@@ -73,7 +85,7 @@ def build_parts(settings: Settings) -> Parts:
     redis = connect(settings.redis_url)
     ledger, registry, keys = Ledger(redis, line), Registry(redis, line), KeyStore(redis)
     base_digest = (settings.model_path / "digest.txt").read_text(encoding="utf-8").strip()
-    metrics, ring = Metrics(), KeyRing()
+    metrics, ring, meter = Metrics(), KeyRing(), TrafficMeter()
 
     def prepare() -> None:
         for finding in check_durability(redis):
@@ -87,6 +99,7 @@ def build_parts(settings: Settings) -> Parts:
 
     def changed(view: RegistryView) -> None:
         metrics.set_live(view.live)
+        meter.follow(view.canary.version if view.canary else None)
         fleet.look_again()
 
     turn_log = TurnLog(
@@ -95,6 +108,10 @@ def build_parts(settings: Settings) -> Parts:
         patience_s=settings.gateway.turn_patience_s,
         dropped=metrics.turns_dropped.inc,
     )
+    promotion = Promotion(registry, watch, fleet, metrics)
+    trials = Trials(DuelRows(redis, line, ledger), TrafficRows(redis, line))
+    gateway = new_nonce()
+    lease = Lease(redis, Keyspace(line).judge, holder=gateway, ttl_s=_JUDGE_LEASE_S)
     watch.changed = changed
     watch.back = turn_log.try_again
     return Parts(
@@ -109,6 +126,10 @@ def build_parts(settings: Settings) -> Parts:
         fleet=fleet,
         watch=watch,
         turn_log=turn_log,
+        trials=trials,
+        meter=meter,
+        judge=Judge(gateway, watch, trials, meter, lease, promotion),
+        promotion=promotion,
     )
 
 
@@ -118,7 +139,7 @@ def build_app(parts: Parts) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         parts.turn_log.start()
-        loops = [asyncio.create_task(parts.watch.run()), *parts.fleet.open()]
+        loops = [*parts.fleet.open(), asyncio.create_task(parts.watch.run()), asyncio.create_task(parts.judge.run())]
         yield
         for loop in loops:
             loop.cancel()
@@ -128,12 +149,12 @@ def build_app(parts: Parts) -> FastAPI:
 
     app = FastAPI(title="Burnish", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.router.routes += _completion_routes(parts)
-    promotion = Promotion(parts.registry, parts.watch, parts.fleet, parts.metrics)
     for router in (
         model_routes(parts.watch, parts.fleet),
         vote_routes(parts.ledger, parts.turn_log, parts.metrics),
-        turn_routes(parts.ledger),
-        policy_routes(parts.watch, parts.fleet, promotion, parts.registry),
+        turn_routes(parts.ledger, parts.trials.duels),
+        policy_routes(parts.watch, parts.fleet, parts.promotion, parts.registry),
+        canary_routes(parts.watch, parts.trials, parts.promotion, parts.settings.canary),
         job_routes(Training(parts.ledger, parts.jobs, parts.base_digest)),
         health_routes(parts.watch, parts.fleet, parts.turn_log, parts.metrics),
     ):
@@ -153,6 +174,8 @@ def _completion_routes(parts: Parts) -> list[BaseRoute]:
         parts.ledger,
         parts.turn_log,
         parts.metrics,
+        parts.trials.duels,
+        parts.meter,
     )
     paths: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
     return [

@@ -1,4 +1,4 @@
-"""One request's way to the engines: which replica is asked, and what happens when it goes away meanwhile.
+"""One answer's way from the engines: which replica is asked, and what happens when it goes away meanwhile.
 
 Nothing is lost with a replica as long as another one has the version: an answer of which nothing was sent is asked for
 anew, a stream goes on where it broke off. What can be neither ends with the error.
@@ -26,7 +26,7 @@ _CUT = "the engine stopped in the middle of the answer; send the request again"
 
 @dataclass(frozen=True)
 class Batch:
-    """Events of a stream that came together; after the `last` ones the answer is whole."""
+    """Events of a stream that came together, as the caller gets them; after the `last` ones the answer is whole."""
 
     events: list[dict[str, Any]]
     last: bool
@@ -34,7 +34,7 @@ class Batch:
 
 @dataclass
 class Asking:
-    """Asks for one answer. `answer` is what has come of it so far: whoever reads the events keeps it up to date."""
+    """Asks for one answer; `answer` is what has come of it so far."""
 
     fleet: Fleet
     metrics: Metrics
@@ -46,22 +46,28 @@ class Asking:
     def policy(self) -> Policy:
         return self.wanted.policy
 
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        return (self.answer,)
+
     async def whole(self) -> dict[str, Any]:
-        """The engine's whole answer. ApiError where it fails or no replica can give one."""
+        """The whole answer for the caller. ApiError where it fails or no replica can give one."""
         while True:
             route = self._route()
             try:
                 with route.replica.shelf.using(self.policy.version):
-                    return await route.replica.engine.complete(self._path, self._body(route))
+                    body = await route.replica.engine.complete(self._path, self._body(route))
+                    return self.answer.edit_body(body)
             except _AWAY as error:
                 self._note(route, error, "asked_again")
 
     async def events(self) -> AsyncGenerator[Batch, None]:
-        """The engine's events until the answer is whole; ApiError where it ends before. To be closed when left."""
+        """Events for the caller until the answer is whole; ApiError where it ends before. To be closed when left."""
         spoken: Spoken | None = None
         while True:
             if spoken is not None and self._left(spoken) <= 0:
-                yield Batch(end_events(self.answer.asked, spoken), last=True)
+                rest = end_events(self.answer.asked, spoken)
+                yield Batch([self.answer.edit_event(event) for event in rest], last=True)
                 return
             route = self._route()
             try:
@@ -99,7 +105,9 @@ class Asking:
                         if events:
                             yield Batch(events, last=False)
                         raise await self._failure(route, event["error"])
-                    events.append(event if spoken is None else as_continued(event, spoken, asked.kind))
+                    if spoken is not None:
+                        event = as_continued(event, spoken, asked.kind)
+                    events.append(self.answer.edit_event(event))
                 yield Batch(events, last=False)
 
     @property

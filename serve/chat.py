@@ -5,6 +5,10 @@ everything that leaves carries it.
 """
 
 import asyncio
+import logging
+import random
+import time
+from collections.abc import Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -13,16 +17,19 @@ import orjson
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from feedback.errors import UnknownPolicy
-from feedback.ids import TurnId, new_turn_id
+from feedback.duels import Duel, DuelRows
+from feedback.errors import LedgerUnavailable, UnknownPolicy
+from feedback.ids import TenantId, TurnId, choice_turn_id, new_turn_id
 from feedback.ledger import Ledger
-from feedback.policies import Policy, RegistryView, public_id, resolve
+from feedback.policies import RegistryView, public_id
 from feedback.turns import Turn
 from serve.access import Caller, caller_of
 from serve.answer import Answer, Stamp
 from serve.asking import Asking
 from serve.caller_gone import CallerGone, unless_gone
+from serve.casting import Cast, cast, drawn
 from serve.chat_request import Asked, Kind, Limits, as_second_answer, parse_request
+from serve.duel import DuelAsking
 from serve.errors import (
     ApiError,
     EngineRefused,
@@ -37,19 +44,25 @@ from serve.fleet import Fleet, Wanted
 from serve.ledger_watch import LedgerWatch
 from serve.metrics import Metrics
 from serve.settings import GatewaySection
+from serve.traffic_meter import TrafficMeter
 from serve.turn_log import TurnLog
+
+log = logging.getLogger(__name__)
 
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+_POLICY = b"x-burnish-policy"
 _ANY_LENGTH = 1 << 20
+Telling = Asking | DuelAsking
+"""What tells an answer, or two: whole, or as events."""
 
 
 @dataclass(frozen=True)
 class ChatParts:
-    """What answering needs, made by `app`."""
+    """What answering needs, made by `app`. `duels` enters a duel in the ledger, `meter` counts what is on trial."""
 
     settings: GatewaySection
     watch: LedgerWatch
@@ -57,6 +70,8 @@ class ChatParts:
     ledger: Ledger
     turn_log: TurnLog
     metrics: Metrics
+    duels: DuelRows
+    meter: TrafficMeter
 
 
 class Completions:
@@ -70,15 +85,39 @@ class Completions:
         request = Request(scope, receive)
         caller = caller_of(request)
         asked = await self._read(await request.body(), caller)
-        view = self.parts.watch.current()
-        policy = _resolve(view, asked, caller)
-        stamp = Stamp(new_turn_id(self.kind), caller.tenant, policy.version, public_id(view.line, policy.version))
-        answer = Answer(asked, stamp)
-        asking = Asking(
-            self.parts.fleet, self.parts.metrics, answer, _wanted(policy, policy.version == view.live, answer)
-        )
-        work = self._stream(asking, send) if asked.stream else self._whole(asking, send)
-        await self._answer(answer, unless_gone(receive, work))
+        view, turn_id = self.parts.watch.current(), new_turn_id(self.kind)
+        chosen = await self._cast(view, asked, caller, turn_id)
+        askings = [self._asking(view, asked, caller, stamp) for stamp in stamps(view, chosen, turn_id, caller.tenant)]
+        telling = DuelAsking(askings) if len(askings) > 1 else askings[0]
+        work = self._stream(telling, send) if asked.stream else self._whole(telling, send)
+        await self._answer(telling, unless_gone(receive, work), on_trial=chosen.on_trial)
+
+    async def _cast(self, view: RegistryView, asked: Asked, caller: Caller, turn_id: TurnId) -> Cast:
+        """Who answers. A duel is entered before it begins; where that fails there is none."""
+        try:
+            settled = cast(
+                view, asked, caller.tenant, operator=caller.is_operator, is_loaded=self.parts.fleet.is_loaded
+            )
+        except UnknownPolicy as error:
+            raise ModelNotFound(str(error), param="model") from error
+        chosen = drawn(view, asked, settled, random.random)
+        if not chosen.is_duel or view.canary is None:
+            return chosen
+        canary, first = view.canary.version, chosen.policies[0].version
+        duel = Duel(turn=turn_id, at=time.time(), live=view.live, canary=canary, first=first)
+        try:
+            await asyncio.to_thread(self.parts.duels.open, duel)
+        except LedgerUnavailable as error:
+            log.warning("a prompt is answered by one version, its duel could not be entered: %s", error)
+            return settled
+        return chosen
+
+    def _asking(self, view: RegistryView, asked: Asked, caller: Caller, stamp: Stamp) -> Asking:
+        """A conversation comes to the same replica again, which has most of its prompt in its cache."""
+        key = stamp.turn_id if asked.session is None else f"{caller.tenant}\0{asked.session}"
+        policy = view.policy(stamp.version)
+        wanted = Wanted(policy, live=policy.version == view.live, key=key, sticky=asked.session is not None)
+        return Asking(self.parts.fleet, self.parts.metrics, Answer(asked, stamp), wanted)
 
     async def _read(self, raw: bytes, caller: Caller) -> Asked:
         limits = Limits(
@@ -99,44 +138,45 @@ class Completions:
             raise NotFound(f"there is no turn {turn_id!r}", param="metadata.compare_with", code="turn_not_found")
         return turn
 
-    async def _answer(self, answer: Answer, work: Any) -> None:
+    async def _answer(self, telling: Telling, work: Coroutine[Any, Any, None], *, on_trial: bool) -> None:
         """Does the work and counts how it ended."""
         outcome = "failed"
         try:
             await work
-            outcome = "ok" if answer.is_whole else "cut"
+            outcome = "ok" if all(answer.is_whole for answer in telling.answers) else "cut"
         except CallerGone:
             outcome = "gone"
             # What they have seen of it can still be voted on.
-            if answer.asked.store and (seen := answer.turns()):
-                await self.parts.turn_log.append(seen)
-        except EngineRefused:
+            await self._keep(telling)
+        except (EngineRefused, ModelNotFound):
             outcome = "refused"
             raise
         finally:
-            self.parts.metrics.answered(answer, outcome)
+            for answer in telling.answers:
+                self.parts.metrics.answered(answer, outcome)
+                if on_trial and outcome in ("ok", "cut", "failed"):
+                    self.parts.meter.count(answer, failed=outcome != "ok")
 
-    async def _whole(self, asking: Asking, send: Send) -> None:
-        answer = asking.answer
-        content = orjson.dumps(answer.edit_body(await asking.whole()))
-        await self._keep(answer)
+    async def _whole(self, telling: Telling, send: Send) -> None:
+        content = orjson.dumps(await telling.whole())
+        await self._keep(telling)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
-        await send({"type": "http.response.start", "status": 200, "headers": [*headers, _policy_header(answer)]})
+        await send({"type": "http.response.start", "status": 200, "headers": [*headers, _policy_header(telling)]})
         await send({"type": "http.response.body", "body": content})
 
-    async def _stream(self, asking: Asking, send: Send) -> None:
+    async def _stream(self, telling: Telling, send: Send) -> None:
         """Passes events on as they come. A failure before the first one is an HTTP error, a later one an event."""
-        answer, started = asking.answer, False
+        started = False
         try:
-            async with aclosing(asking.events()) as batches:
+            async with aclosing(telling.events()) as batches:
                 async for batch in batches:
-                    content = b"".join([event(answer.edit_event(each)) for each in batch.events])
+                    content = b"".join([event(each) for each in batch.events])
                     if content and not started:
-                        headers = [*_STREAM_HEADERS, _policy_header(answer)]
+                        headers = [*_STREAM_HEADERS, _policy_header(telling)]
                         await send({"type": "http.response.start", "status": 200, "headers": headers})
                         started = True
                     if batch.last and started:
-                        await self._keep(answer)
+                        await self._keep(telling)
                         await send({"type": "http.response.body", "body": content + DONE_EVENT})
                         return
                     if content:
@@ -147,24 +187,30 @@ class Completions:
                 raise
             await send({"type": "http.response.body", "body": b"data: " + error_body(error) + b"\n\n"})
 
-    async def _keep(self, answer: Answer) -> None:
-        if answer.asked.store:
-            await self.parts.turn_log.append(answer.turns())
+    async def _keep(self, telling: Telling) -> None:
+        turns = [turn for answer in telling.answers if answer.asked.store for turn in answer.turns()]
+        if turns:
+            await self.parts.turn_log.append(turns)
 
 
-def _resolve(view: RegistryView, asked: Asked, caller: Caller) -> Policy:
-    try:
-        return resolve(view, asked.model, operator=caller.is_operator)
-    except UnknownPolicy as error:
-        raise ModelNotFound(str(error), param="model") from error
+def stamps(view: RegistryView, chosen: Cast, turn_id: TurnId, tenant: TenantId) -> list[Stamp]:
+    """What each policy's answer carries: the answers of a duel one response, and no word about who wrote them."""
+    blind = chosen.is_duel
+    return [
+        Stamp(
+            turn_id=choice_turn_id(turn_id, index),
+            tenant=tenant,
+            version=policy.version,
+            public_model=view.line if blind else public_id(view.line, policy.version),
+            response_id=turn_id,
+            first_index=index,
+            blind=blind,
+        )
+        for index, policy in enumerate(chosen.policies)
+    ]
 
 
-def _wanted(policy: Policy, live: bool, answer: Answer) -> Wanted:
-    """A conversation comes to the same replica again, which has most of its prompt in its cache."""
-    session = answer.asked.session
-    key = answer.stamp.turn_id if session is None else f"{answer.stamp.tenant}\0{session}"
-    return Wanted(policy, live=live, key=key, sticky=session is not None)
-
-
-def _policy_header(answer: Answer) -> tuple[bytes, bytes]:
-    return b"x-burnish-policy", answer.stamp.version.encode()
+def _policy_header(telling: Telling) -> tuple[bytes, bytes]:
+    """Which version answers, or which duel this is."""
+    stamp = telling.answers[0].stamp
+    return (b"x-burnish-duel", stamp.response_id.encode()) if stamp.blind else (_POLICY, stamp.version.encode())

@@ -42,6 +42,7 @@ class Asked:
     session: str | None
     store: bool
     compare_with: TurnId | None
+    may_duel: bool = False
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -108,6 +109,7 @@ def parse_request(raw: bytes, kind: Kind, limits: Limits, *, operator: bool = Fa
         session=metadata.get("session"),
         store=flag("store", given.get("store", True)),
         compare_with=None if compare_with is None else TurnId(compare_with),
+        may_duel=_may_duel(metadata),
     )
 
 
@@ -186,6 +188,13 @@ def _metadata(value: Any) -> dict[str, str]:
         text(64)("metadata's key", name)
         text(512)(f"metadata.{name}", item)
     return value
+
+
+def _may_duel(metadata: dict[str, str]) -> bool:
+    wish = metadata.get("duel")
+    if wish not in (None, "allow"):
+        raise wrong("metadata.duel", wish, '"allow", or left out')
+    return wish is not None
 
 
 def _prompt(value: Any, limits: Limits) -> str | list[int]:

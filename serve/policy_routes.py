@@ -8,14 +8,14 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from feedback.access_keys import Scope
 from feedback.ids import Version
 from feedback.policies import Policy, RegistryView
-from feedback.registry import Registry
+from feedback.registry import Registry, Why
 from serve.access import caller_of, needs
 from serve.fleet import Fleet
 from serve.ledger_watch import LedgerWatch
 from serve.promotion import Promotion
 
 
-class Why(BaseModel):
+class Reason(BaseModel):
     """Every move says why; the reason stays in the audit trail."""
 
     model_config = ConfigDict(extra="forbid")
@@ -23,7 +23,7 @@ class Why(BaseModel):
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
 
 
-class Promote(Why):
+class Promote(Reason):
     """`over`: the version that is to be live until now, where that is what the decision rests on."""
 
     over: Version | None = None
@@ -37,7 +37,7 @@ def policy_routes(watch: LedgerWatch, fleet: Fleet, promotion: Promotion, regist
     def list_policies() -> dict[str, Any]:
         view = registry.view()
         newest_first = sorted(view.policies.values(), key=lambda policy: -policy.counter)
-        return {**_standing(view), "line": view.line, "policies": [_policy_json(p, fleet) for p in newest_first]}
+        return {**standing(view), "line": view.line, "policies": [_policy_json(p, fleet) for p in newest_first]}
 
     @router.get("/policies/{version}")
     @needs(Scope.operator)
@@ -47,18 +47,17 @@ def policy_routes(watch: LedgerWatch, fleet: Fleet, promotion: Promotion, regist
     @router.post("/policies/{version}/promote")
     @needs(Scope.operator)
     async def promote(request: Request, version: str, why: Promote) -> dict[str, Any]:
-        actor = _actor(request)
-        return _standing(await promotion.promote(Version(version), actor=actor, reason=why.reason, over=why.over))
+        return standing(await promotion.promote(Version(version), why_of(request, why), over=why.over))
 
     @router.post("/policies/{version}/withdraw")
     @needs(Scope.operator)
-    async def withdraw(request: Request, version: str, why: Why) -> dict[str, Any]:
-        return _standing(await promotion.withdraw(Version(version), actor=_actor(request), reason=why.reason))
+    async def withdraw(request: Request, version: str, why: Reason) -> dict[str, Any]:
+        return standing(await promotion.withdraw(Version(version), why_of(request, why)))
 
     @router.post("/rollback")
     @needs(Scope.operator)
-    async def rollback(request: Request, why: Why) -> dict[str, Any]:
-        return _standing(await promotion.rollback(actor=_actor(request), reason=why.reason))
+    async def rollback(request: Request, why: Reason) -> dict[str, Any]:
+        return standing(await promotion.rollback(why_of(request, why)))
 
     @router.get("/audit")
     @needs(Scope.operator)
@@ -68,7 +67,8 @@ def policy_routes(watch: LedgerWatch, fleet: Fleet, promotion: Promotion, regist
     return router
 
 
-def _standing(view: RegistryView) -> dict[str, Any]:
+def standing(view: RegistryView) -> dict[str, Any]:
+    """What is live now, and what a rollback would bring back."""
     return {"live": view.live, "previous": view.previous, "epoch": view.epoch}
 
 
@@ -78,5 +78,6 @@ def _policy_json(policy: Policy, fleet: Fleet) -> dict[str, Any]:
     return {**policy.model_dump(mode="json"), "load": load and load.as_json(), "replicas": replicas}
 
 
-def _actor(request: Request) -> str:
-    return f"key {caller_of(request).key_id}"
+def why_of(request: Request, said: Reason) -> Why:
+    """Who asks for a move, and why."""
+    return Why(f"key {caller_of(request).key_id}", said.reason)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from feedback.canary import CanaryRules
 from feedback.configuration import Configuration
 from serve.engine_settings import EngineSettings
 
@@ -56,6 +57,7 @@ class Settings(Configuration):
     redis: RedisSection = RedisSection()
     model: ModelSection = ModelSection()
     line: LineSection = LineSection()
+    canary: CanaryRules = CanaryRules()
 
     @property
     def redis_url(self) -> str:

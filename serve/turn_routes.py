@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from feedback.access_keys import Scope
+from feedback.duels import DuelRows
 from feedback.ids import TurnId, UserId
 from feedback.ledger import Ledger
 from feedback.turns import Turn
@@ -14,7 +15,7 @@ from serve.errors import NotFound
 Person = Annotated[str | None, Query(min_length=1, max_length=256)]
 
 
-def turn_routes(ledger: Ledger) -> APIRouter:
+def turn_routes(ledger: Ledger, duels: DuelRows) -> APIRouter:
     router = APIRouter(tags=["turns"])
 
     @router.get("/v1/turns")
@@ -27,7 +28,8 @@ def turn_routes(ledger: Ledger) -> APIRouter:
     ) -> dict[str, Any]:
         person = None if user is None else UserId(user)
         found = ledger.turns_of(caller_of(request).tenant, user=person, session=session, limit=limit)
-        return {"object": "list", "data": [turn_json(turn) for turn in found]}
+        blind = duels.undecided(turn.id for turn in found if turn.duel)
+        return {"object": "list", "data": [turn_json(turn, blind=turn.id in blind) for turn in found]}
 
     @router.get("/v1/turns/{turn_id}")
     @needs(Scope.feedback)
@@ -35,19 +37,20 @@ def turn_routes(ledger: Ledger) -> APIRouter:
         turn = ledger.turn(TurnId(turn_id))
         if turn is None or turn.tenant != caller_of(request).tenant or user not in (None, turn.user):
             raise NotFound(f"there is no turn {turn_id!r}", param="turn_id", code="turn_not_found")
-        return turn_json(turn)
+        return turn_json(turn, blind=turn.duel and turn.id in duels.undecided([turn.id]))
 
     return router
 
 
-def turn_json(turn: Turn) -> dict[str, Any]:
+def turn_json(turn: Turn, *, blind: bool = False) -> dict[str, Any]:
+    """A turn as its tenant sees it; of a `blind` one, of two not voted on yet, not which version wrote it."""
     return {
         "id": turn.id,
         "object": "turn",
         "created_at": turn.at,
         "session": turn.session,
         "user": turn.user,
-        "model": turn.version,
+        "model": None if blind else turn.version,
         "kind": turn.kind,
         "messages": turn.messages,
         "prompt": turn.prompt,
@@ -58,6 +61,7 @@ def turn_json(turn: Turn) -> dict[str, Any]:
         "logprobs": turn.logprobs,
         "sampling": turn.sampling,
         "compare_with": turn.compare_with,
+        "duel": turn.duel,
         "first_token_ms": turn.first_token_ms,
         "total_ms": turn.total_ms,
     }

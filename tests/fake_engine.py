@@ -7,7 +7,7 @@ time. `held` streams stop before their first token until it is taken back.
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,11 +26,14 @@ WORDS = ("the", " quick", " brown", " fox", " jumps", " over", " the", " lazy", 
 class Behaviour:
     """`cut_after` and `error_after` count events of one answer; `delay_s` is the pause before each event.
 
-    `shift` is what its log-probs of adapters differ by from those of a fake that is well.
+    `shift` is what its log-probs of adapters differ by from those of a fake that is well, `broken` the one model that
+    fails, `silent` the one that says nothing.
     """
 
     delay_s: float = 0.0
     shift: float = 0.0
+    broken: str | None = None
+    silent: str | None = None
     cut_after: int | None = None
     error_after: int | None = None
     status: int = 200
@@ -103,6 +106,10 @@ class FakeEngine:
         self.bodies.append(body)
         if self.behaviour.status != 200:
             return _error(self.behaviour.status, "made to fail")
+        if body["model"] == self.behaviour.broken:
+            return _error(500, "made to fail")
+        if body["model"] == self.behaviour.silent:
+            return web.json_response(_whole({**body, "n": 1}, request.path.endswith("/chat/completions"), words=("",)))
         self.running += 1
         try:
             chat = request.path.endswith("/chat/completions")
@@ -192,9 +199,9 @@ def _chunk(body: dict[str, Any], chat: bool, choice: dict[str, Any], **more: Any
     return orjson.dumps({**head, "choices": [choice], **more})
 
 
-def _whole(body: dict[str, Any], chat: bool) -> dict[str, Any]:
-    n, tokens = body.get("n", 1), min(body.get("max_tokens") or len(WORDS), len(WORDS))
-    text = "".join(WORDS[:tokens])
+def _whole(body: dict[str, Any], chat: bool, words: Sequence[str] = WORDS) -> dict[str, Any]:
+    n, tokens = body.get("n", 1), min(body.get("max_tokens") or len(words), len(words))
+    text = "".join(words[:tokens])
     part = {"message": {"role": "assistant", "content": text, "reasoning": None}} if chat else {"text": text}
     choices = [
         {"index": i, **part, "finish_reason": "length", "token_ids": list(range(tokens)), "stop_reason": None}
