@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from feedback.events import turns_named
-from feedback.ids import BASE_VERSION, Version
+from feedback.ids import BASE_VERSION
 from feedback.policies import Policy, PolicyState, RegistryView
 from training.algorithms import REPLAY, AdapterRecipe, AnyRewardRecipe, OnPolicy, PolicyRecipe, Recipe, SftRecipe
 from training.base.convert import file_digest
 from training.base.loading import linear_layers, load_chat_tokens, read_context_tokens
 from training.base.model import SharedBase
 from training.by_recipe import Desk, make_reward_model, train_by
-from training.errors import GatewayRefused, GivenUp, ModelRefused, RecipeRefused, SettingsRefused, Stopped, TooFew
+from training.errors import GivenUp, ModelRefused, RecipeRefused, SettingsRefused, TooFew
 from training.examples.context import within_context
 from training.examples.lessons import Lessons, Snapshot, draw_lessons
 from training.examples.replay import Replayed, load_replay
 from training.examples.tokens import ChatTokens
+from training.going_live import decide, promote_once
 from training.judging.evaluate import Judge, compare_on_votes, measure, summarise
-from training.judging.gate import Report, Verdict, judge
+from training.judging.gate import Verdict, judge
 from training.loops.steps import POLICY, Watch
 from training.publishing.adapter_folders import Published, check_files, find_published
 from training.publishing.publish import Origin, publish
@@ -294,44 +295,3 @@ def load_live(attempt: Attempt, model: SharedBase, view: RegistryView) -> str | 
     check_files(folder, policy.digest)
     model.load_adapter(LIVE, folder)
     return LIVE
-
-
-def decide(gate: Report, settings: Settings) -> str:
-    """What follows from the gate's verdict: promote, hold or reject."""
-    if gate.verdict is Verdict.failed:
-        return "reject"
-    if gate.verdict is Verdict.passed:
-        return "promote"
-    return settings.gate.on_inconclusive
-
-
-def promote_once(attempt: Attempt, policy: Policy) -> None:
-    """Ask the gateway to make a candidate live, when the gate's decision says so and nothing moved meanwhile."""
-    gate = policy.gate or {}
-    if policy.state is PolicyState.live:  # an earlier attempt got so far
-        attempt.report["promotion"] = "done"
-        attempt.stage("closing", 0.99)
-        return
-    if policy.state is not PolicyState.candidate or gate.get("decision") != "promote":
-        attempt.report["promotion"] = f"not asked for: {policy.version} is {policy.state}, {gate.get('decision')}"
-        attempt.stage("closing", 0.99)
-        return
-    live = patiently(attempt.registry.view).live
-    over = Version(gate["compared_with"])
-    if live != over:
-        attempt.report["promotion"] = (
-            f"not asked for: {live} went live after {policy.version} was compared with {gate['compared_with']}; "
-            "promote it by hand, or train again"
-        )
-        attempt.stage("closing", 0.99)
-        return
-    attempt.stage("going live", 0.97)
-    if (why := patiently(lambda: attempt.jobs.get(attempt.job.id)).cancelled) is not None:
-        raise Stopped(f"not promoted: {why}")
-    try:
-        attempt.gateway.promote(policy.version, f"gate {gate['verdict']}: {gate['summary']}"[:1000], over=over)
-        attempt.report["promotion"] = "done"
-    except GatewayRefused as error:
-        went_through = patiently(attempt.registry.view).live == policy.version  # by an earlier call, unanswered
-        attempt.report["promotion"] = "done" if went_through else f"refused: {error}"
-    attempt.stage("closing", 0.99)

@@ -78,8 +78,13 @@ class TrainingSection(_Section):
 class GateSection(_Section):
     """What a candidate is asked, and the bounds it must keep. Rates are shares of answers, losses nats a token."""
 
-    on_inconclusive: Literal["promote", "hold"] = Field(
-        default="promote", description="What to do when the harm checks pass and the votes are too few to decide."
+    on_pass: Literal["promote", "canary", "hold"] = Field(
+        default="promote",
+        description="What to do with a version that passes: make it live, try it out on users first, or leave it to an "
+        "operator.",
+    )
+    on_inconclusive: Literal["promote", "canary", "hold"] = Field(
+        default="promote", description="The same where the harm checks pass and the votes are too few to decide."
     )
     prompts: int = Field(default=64, ge=64, le=4096, description="Prompts each policy answers for the harm checks.")
     max_tokens: int = Field(default=128, ge=16, le=4096, description="Longest answer sampled.")

@@ -9,7 +9,8 @@ from serve.answer import Answer, Stamp
 from serve.chat_request import Limits, parse_request
 from tests.serve.conftest import ask
 
-STAMP = Stamp(TurnId("t"), TenantId("home"), Version("v0001-aaaaaaaaaaaa"), "burnish@v0001-aaaaaaaaaaaa")
+NAME = "burnish@v0001-aaaaaaaaaaaa"
+STAMP = Stamp(TurnId("t"), TenantId("home"), Version("v0001-aaaaaaaaaaaa"), NAME, response_id=TurnId("t"))
 
 
 def make_answer(**fields: Any) -> Answer:

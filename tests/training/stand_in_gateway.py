@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from feedback.canary import CanaryRules
 from feedback.connection import connect
 from feedback.errors import MoveRefused, UnknownPolicy
 from feedback.ids import LineName, Version
@@ -141,6 +142,9 @@ class StandIn:
 
     def _promote(self, path: str, body: dict[str, Any]) -> Said:
         registry, version = self._registry, Version(path.split("/")[3])
+        if path.endswith("/canary"):
+            view = registry.begin_canary(version, Why("test", body["reason"]), CanaryRules())
+            return 200, {"live": view.live, "previous": view.previous, "epoch": view.epoch}
         if body["over"] != (live := registry.view().live):
             return 409, {"error": {"message": f"{live} is live now"}}
         try:

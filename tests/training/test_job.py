@@ -148,6 +148,22 @@ def test_a_job_that_is_cancelled_is_not_promoted(place: Workplace, redis_url: st
     assert place.registry.view().live == BASE_VERSION
 
 
+@pytest.mark.parametrize("decision", ["promote", "canary", "hold"])
+def test_what_becomes_of_a_version_that_did_not_fail_is_a_setting(
+    place: Workplace, redis_url: str, decision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BURNISH_GATE_ON_PASS", decision)
+    monkeypatch.setenv("BURNISH_GATE_ON_INCONCLUSIVE", decision)
+    held = claim(place, place.start_job())
+    with stand_in_gateway(redis_url) as url:
+        run_attempt(place, held, url)
+    job = place.jobs.get(held.job_id)
+    assert job.version is not None
+    states = {"promote": PolicyState.live, "canary": PolicyState.canary, "hold": PolicyState.candidate}
+    assert place.registry.policy(job.version).state is states[decision], job.report
+    assert (job.report["promotion"] == "done") == (decision != "hold")
+
+
 @pytest.mark.parametrize(("context_tokens", "asks_people"), [(512, True), (1, False)])
 def test_the_gate_asks_the_prompts_of_people_that_leave_room_for_an_answer(
     place: Workplace, redis_url: str, context_tokens: int, asks_people: bool

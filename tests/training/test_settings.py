@@ -49,7 +49,7 @@ def test_the_environment_goes_over_the_file(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("BURNISH_GATE_ON_INCONCLUSIVE", "canary", "gate.on_inconclusive = 'canary'"),
+        ("BURNISH_GATE_ON_INCONCLUSIVE", "wait", "gate.on_inconclusive = 'wait'"),
         ("BURNISH_GATE_PROMPTS", "10", "gate.prompts = '10'"),
         ("BURNISH_TRAINING_THREADS", "0", "training.threads = '0'"),
         ("BURNISH_TRAINING_PROCESSES", "0", "training.processes = '0'"),

@@ -104,6 +104,10 @@ class Gateway:
         """Make a candidate live in the place of `over`; the gateway checks it on the engine first."""
         return self.post(f"/operator/policies/{version}/promote", {"reason": reason, "over": over})
 
+    def try_out(self, version: Version, reason: str) -> dict[str, Any]:
+        """Make a candidate the canary, beside the live version; the gateway checks it on the engine first."""
+        return self.post(f"/operator/policies/{version}/canary", {"reason": reason})
+
     def get(self, path: str) -> dict[str, Any]:
         return self._run(self._alone("GET", path, None))
 
