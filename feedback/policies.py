@@ -67,11 +67,25 @@ class Trial(BaseModel):
     rules: CanaryRules
 
 
+class Imported(BaseModel):
+    """Where an adapter that was not trained here comes from.
+
+    `files` maps the name of each file it came in to its SHA-256 (hex), `base_name` is what it called its base.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    directory: str
+    files: dict[str, str]
+    base_name: str | None = None
+
+
 class Policy(BaseModel):
     """The base with one adapter version (or bare).
 
     `adapter` is the directory's name below the adapters folder, `digest` that of its bytes; both None for the bare
     base. `gate` is the gate's report, `metrics` what training measured, `trial` its time as canary, over or not.
+    An adapter that was `imported` has neither report nor metrics.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -89,6 +103,7 @@ class Policy(BaseModel):
     metrics: dict[str, Any] = {}
     gate: dict[str, Any] | None = None
     trial: Trial | None = None
+    imported: Imported | None = None
     history: tuple[Move, ...] = ()
 
 
@@ -220,6 +235,22 @@ def end_rollouts(view: RegistryView, job_id: JobId) -> Change:
 
 def _rollouts(view: RegistryView, job_id: JobId | None) -> list[Policy]:
     return [each for each in view.policies.values() if each.state is _S.rollout and each.job_id == job_id]
+
+
+def enter_import(view: RegistryView, policy: Policy, who: Who) -> Change:
+    """An adapter from outside enters as a candidate. MoveRefused when the same bytes are known by another version."""
+    same = same_bytes(view, policy.digest)
+    if same is not None:
+        raise MoveRefused(f"{policy.version} was not entered: {same.version} ({same.state}) has the same bytes")
+    step = Move(at=who.at, state=_S.candidate, actor=who.actor, reason=who.reason)
+    row = policy.model_copy(update={"state": _S.candidate, "history": (step,)})
+    return Change((row,), view.lives)
+
+
+def same_bytes(view: RegistryView, digest: str | None) -> Policy | None:
+    """The policy whose adapter has that digest (hex)."""
+    known = (each for each in view.policies.values() if digest is not None and each.digest == digest)
+    return next(known, None)
 
 
 def judge(

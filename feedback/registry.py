@@ -177,6 +177,26 @@ class Registry:
 
         return self._change(write)
 
+    def new_counter(self) -> int:
+        """A version counter for an adapter that no job trains; one that comes to nothing is not given out again."""
+        with translated():
+            return int(self._client.incr(self._keys.counter))
+
+    def enter_import(self, policy: Policy, why: Why) -> RegistryView:
+        """Enters an adapter from outside as a candidate. Entering the same version again changes nothing.
+
+        MoveRefused when another version has the same bytes.
+        """
+
+        def write(view: RegistryView) -> _Write | None:
+            if policy.version in view.policies:
+                return None
+            who = Who(why.actor, why.reason, policy.created_at)
+            change = policies.enter_import(view, policy, who)
+            return _Write(change, _audit(who, "import", policy.version, why.numbers))
+
+        return self._change(write)
+
     def promote(self, version: Version, why: Why, *, epoch: int) -> RegistryView:
         """Makes a candidate live if the registry is still at `epoch`; StaleRegistry otherwise."""
         view = self.view()

@@ -20,7 +20,12 @@ from serve.safetensors_header import Tensor, read_header
 ALLOWED_FILES = {CONFIG, MANIFEST, WEIGHTS}
 _NAME = re.compile(r"v\d{4,}-[0-9a-f]{12}")
 _TENSOR = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])\.weight")
-_EXPONENT = {"BF16": (np.uint16, 0x7F80), "F16": (np.uint16, 0x7C00), "F32": (np.uint32, 0x7F800000)}
+# Of each kind: its word, the bits of its exponent, and these bits in numbers of 65,536 and more, which F16 has not.
+_EXPONENT = {
+    "BF16": (np.uint16, 0x7F80, 143 << 7),
+    "F16": (np.uint16, 0x7C00, 0x7C00),
+    "F32": (np.uint32, 0x7F800000, 143 << 23),
+}
 # Settings of peft that change what the weights mean and that the engine would ignore.
 _MUST_BE_EMPTY = ("modules_to_save", "rank_pattern", "alpha_pattern", "use_dora", "fan_in_fan_out", "lora_bias")
 
@@ -70,7 +75,7 @@ def _checked(directory: Path, expected: Expected, base: Shapes) -> Manifest:
     _check_digests(directory, manifest, expected)
     config = _read_config(directory)
     rank = _check_config(config, manifest, expected.max_rank)
-    _check_weights(directory / WEIGHTS, set(config["target_modules"]), rank, base)
+    check_weights(directory / WEIGHTS, set(config["target_modules"]), rank, base)
     return manifest
 
 
@@ -160,17 +165,15 @@ def _check_config(config: dict[str, Any], manifest: Manifest, max_rank: int) -> 
     return int(rank)
 
 
-def _check_weights(path: Path, target_modules: set[str], rank: int, base: Shapes) -> None:
+def check_weights(path: Path, target_modules: set[str], rank: int, base: Shapes) -> None:
+    """AdapterRefused unless the file holds A and B of layers so named, in the base's shapes, and sound numbers."""
     try:
         tensors = read_header(path)
     except ValueError as error:
         raise AdapterRefused(f"{WEIGHTS}: {error}") from error
     sides: dict[str, set[str]] = {}
     for name, tensor in tensors.items():
-        match = _TENSOR.fullmatch(name)
-        if match is None:
-            raise AdapterRefused(f"{WEIGHTS} holds {name[:120]!r}, which is no LoRA weight of a linear layer")
-        module, side = match["module"], match["side"]
+        module, side = _place_of(name)
         _check_shape(name, tensor, _wanted_shape(module, side, rank, base))
         if module.rpartition(".")[2] not in target_modules:
             raise AdapterRefused(f"{WEIGHTS} changes {module!r}, which {CONFIG} does not name in target_modules")
@@ -182,6 +185,18 @@ def _check_weights(path: Path, target_modules: set[str], rank: int, base: Shapes
     if unused:
         raise AdapterRefused(f"{CONFIG} names target_modules that {WEIGHTS} has no weights for: {sorted(unused)}")
     _check_numbers(path, tensors)
+
+
+def module_of(tensor_name: str) -> str:
+    """The path of the layer that a LoRA weight changes."""
+    return _place_of(tensor_name)[0]
+
+
+def _place_of(tensor_name: str) -> tuple[str, str]:
+    match = _TENSOR.fullmatch(tensor_name)
+    if match is None:
+        raise AdapterRefused(f"{WEIGHTS} holds {tensor_name[:120]!r}, which is no LoRA weight of a linear layer")
+    return match["module"], match["side"]
 
 
 def _wanted_shape(module: str, side: str, rank: int, base: Shapes) -> tuple[int, int]:
@@ -199,10 +214,13 @@ def _check_shape(name: str, tensor: Tensor, wanted: tuple[int, int]) -> None:
 
 
 def _check_numbers(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Refuses NaN and infinity: numbers whose exponent bits are all ones."""
+    """Refuses NaN and infinity, numbers whose exponent bits are all ones, and what a narrower kind would make so."""
     content = np.memmap(path, dtype=np.uint8, mode="r")
     for name, tensor in tensors.items():
-        word, exponent = _EXPONENT[tensor.dtype]
-        bits = np.frombuffer(content[tensor.begin : tensor.end].tobytes(), dtype=word)
-        if bool(np.any((bits & exponent) == exponent)):
+        word, mask, too_large = _EXPONENT[tensor.dtype]
+        exponents = np.frombuffer(content[tensor.begin : tensor.end].tobytes(), dtype=word) & mask
+        largest = int(exponents.max(initial=0))
+        if largest == mask:
             raise AdapterRefused(f"{name!r} holds NaN or infinity")
+        if largest >= too_large:
+            raise AdapterRefused(f"{name!r} holds a number of 65,536 or more, which is no weight")

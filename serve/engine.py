@@ -3,7 +3,7 @@
 vLLM listens on loopback and trusts whoever reaches it, so nothing of a caller's goes there unchecked.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +108,14 @@ class Engine:
             ]
             for choice, text in zip(choices, texts, strict=True)
         ]
+
+    async def tokenize(self, text: str | Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a bare text, or of a chat's messages up to where the next answer begins."""
+        if isinstance(text, str):
+            body: dict[str, object] = {"prompt": text, "add_special_tokens": False}
+        else:
+            body = {"messages": text, "add_generation_prompt": True}
+        return [int(token) for token in (await self._call("POST", "/tokenize", body))["tokens"]]
 
     async def complete(self, path: str, body: bytes) -> dict[str, Any]:
         """A whole answer. Cancelling closes the connection, upon which vLLM stops generating."""

@@ -1,8 +1,10 @@
-"""`manifest.json` of an adapter directory: what the trainer says it made. Written by training, read here."""
+"""`manifest.json` of an adapter directory: what its maker says it is. Read here, written by training and by imports."""
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from feedback.policies import Imported
 
 MANIFEST = "manifest.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -16,7 +18,7 @@ class _Frozen(BaseModel):
 
 
 class Probe(_Frozen):
-    """Fixed tokens and the trainer's log-probs (nats) of `token_ids[start:]`, with the adapter and without."""
+    """Fixed tokens and log-probs (nats) of `token_ids[start:]`, with the adapter and without."""
 
     token_ids: tuple[TokenId, ...] = Field(min_length=2, max_length=2048)
     start: int = Field(ge=1)
@@ -35,7 +37,11 @@ class Probe(_Frozen):
 
 
 class Manifest(_Frozen):
-    """`digest` is that of the version, `files` maps each file's name to its SHA-256 (hex)."""
+    """`digest` is that of the version, `files` maps each file's name to its SHA-256 (hex).
+
+    `probed_by` says whose numbers the probes are: the trainer's, or, for an adapter that was `imported`, those that an
+    engine gave when it first loaded the adapter.
+    """
 
     format: Literal[1]
     version: str
@@ -48,3 +54,5 @@ class Manifest(_Frozen):
     recipe: str | None = None
     files: dict[str, str]
     probes: tuple[Probe, ...] = Field(min_length=1, max_length=64)
+    probed_by: Literal["trainer", "engine"] = "trainer"
+    imported: Imported | None = None

@@ -1,6 +1,7 @@
 """The header of a safetensors file, read without torch: which tensors it holds, of what kind, and where.
 
-Strict on purpose: the byte ranges must be in bounds, without gap or overlap, and as long as kind and shape say.
+Strict on purpose: the byte ranges must be in bounds, without gap or overlap, and as long as kind and shape say; names
+come once, and nothing is left to how another reader would take it.
 """
 
 import json
@@ -11,6 +12,8 @@ from typing import Any
 
 _BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8, "I8": 1, "U8": 1, "I16": 2, "I32": 4, "I64": 8, "BOOL": 1}
 _MAX_HEADER_BYTES = 25_000_000
+_MOST_AXES = 8
+_MOST = 2**53
 
 
 @dataclass(frozen=True)
@@ -22,35 +25,56 @@ class Tensor:
     begin: int
     end: int
 
+    @property
+    def item_bytes(self) -> int:
+        return _BYTES[self.dtype]
 
-def read_header(path: Path) -> dict[str, Tensor]:
+
+def read_header(path: Path, *, max_header_bytes: int = _MAX_HEADER_BYTES) -> dict[str, Tensor]:
     """The tensors of a file by name. ValueError when the file is not sound."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
-            raise ValueError(f"its header claims {length} bytes in a file of {size}")
+        if size < 8 or not 2 <= length <= min(max_header_bytes, size - 8):
+            raise ValueError(f"its header claims {length} bytes in a file of {size}; {max_header_bytes} are allowed")
         raw = file.read(length)
     try:
-        rows = json.loads(raw)
+        rows = json.loads(raw.decode("utf-8"), object_pairs_hook=_each_name_once)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its header is not JSON ({error})") from error
     if not isinstance(rows, dict):
         raise ValueError("its header is not an object")
+    _check_metadata(rows.get("__metadata__", {}))
     start = 8 + length
     tensors = {name: _tensor(name, row, start) for name, row in rows.items() if name != "__metadata__"}
     _check_ranges(tensors, start, size)
     return tensors
 
 
+def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name[:120]!r} comes twice")
+        found[name] = value
+    return found
+
+
+def _check_metadata(metadata: Any) -> None:
+    if not isinstance(metadata, dict) or any(type(value) is not str for value in metadata.values()):
+        raise ValueError("its __metadata__ is not an object of texts")
+
+
 def _tensor(name: str, row: Any, start: int) -> Tensor:
     try:
         dtype, shape, (begin, end) = row["dtype"], tuple(row["shape"]), row["data_offsets"]
-        whole = type(dtype) is str and all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+        sound = len(shape) <= _MOST_AXES and all(type(n) is int and 0 <= n < _MOST for n in (*shape, begin, end))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{name[:120]!r} has no dtype, shape and offsets") from error
-    if not whole or dtype not in _BYTES or end - begin != prod(shape) * _BYTES[dtype]:
-        raise ValueError(f"{name[:120]!r} ({dtype}, {list(shape)}) does not fit its bytes {begin} to {end}")
+    known = type(dtype) is str and dtype in _BYTES
+    if not sound or not known or end - begin != prod(shape) * _BYTES[dtype]:
+        said = f"{dtype!r:.20}, {shape[:_MOST_AXES]!r:.120}, bytes {begin!r:.20} to {end!r:.20}"
+        raise ValueError(f"{name[:120]!r} does not fit its bytes ({said})")
     return Tensor(dtype, shape, start + begin, start + end)
 
 
