@@ -22,7 +22,7 @@ class Mounted:
 
 MOUNTED = {
     "keys": Mounted("serve.cli", "keys", "API keys: make, list and revoke them."),
-    "policies": Mounted("serve.cli", "policies", "Policy versions: list, promote, withdraw and roll back."),
+    "policies": Mounted("serve.cli", "policies", "Policy versions: list, import, promote, withdraw and roll back."),
     "model": Mounted("training.cli", "model", "The base model: convert it, show its digest."),
     "jobs": Mounted("training.cli", "jobs", "Training jobs: list, start, watch and cancel them."),
     "rewards": Mounted("training.cli", "rewards", "Exported reward models: list them, serve one."),

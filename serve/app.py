@@ -36,6 +36,9 @@ from serve.engine import Engine
 from serve.error_pages import install_error_pages
 from serve.fleet import Fleet, Replica
 from serve.health import health_routes
+from serve.import_check import Limits
+from serve.import_routes import import_routes
+from serve.imports import Importer, ImportRules
 from serve.job_routes import Training, job_routes
 from serve.judge import Judge, Trials
 from serve.key_files import adopt_key_files, make_key_files
@@ -48,6 +51,7 @@ from serve.settings import Settings
 from serve.shelf import Shelf
 from serve.swap import Swap, SwapRules
 from serve.traffic_meter import TrafficMeter
+from serve.try_out import EngineTryOut
 from serve.turn_log import TurnLog
 from serve.turn_routes import turn_routes
 from serve.vote_routes import vote_routes
@@ -72,6 +76,7 @@ class Parts:
     metrics: Metrics
     fleet: Fleet
     watch: LedgerWatch
+    importer: Importer
     turn_log: TurnLog
     trials: Trials
     meter: TrafficMeter
@@ -93,9 +98,11 @@ def build_parts(settings: Settings) -> Parts:
         registry.ensure_base(base_digest)
         ledger.fill_lessons()
         adopt_key_files(settings.home, keys)
+        importer.clear_up()
 
     watch = LedgerWatch(registry, keys, ring, settings.gateway.poll_s, prepare)
     fleet = _fleet(settings, metrics, lambda: watch.view)
+    importer = Importer(_import_rules(settings, base_digest), registry, EngineTryOut(fleet), watch.accept)
 
     def changed(view: RegistryView) -> None:
         metrics.set_live(view.live)
@@ -125,6 +132,7 @@ def build_parts(settings: Settings) -> Parts:
         metrics=metrics,
         fleet=fleet,
         watch=watch,
+        importer=importer,
         turn_log=turn_log,
         trials=trials,
         meter=meter,
@@ -154,6 +162,7 @@ def build_app(parts: Parts) -> FastAPI:
         vote_routes(parts.ledger, parts.turn_log, parts.metrics),
         turn_routes(parts.ledger, parts.trials.duels),
         policy_routes(parts.watch, parts.fleet, parts.promotion, parts.registry),
+        import_routes(parts.importer),
         canary_routes(parts.watch, parts.trials, parts.promotion, parts.settings.canary),
         job_routes(Training(parts.ledger, parts.jobs, parts.base_digest)),
         health_routes(parts.watch, parts.fleet, parts.turn_log, parts.metrics),
@@ -203,6 +212,17 @@ def _swap_rules(settings: Settings) -> SwapRules:
         tolerance_nats=settings.gateway.verify_tolerance_nats,
         poll_s=settings.gateway.engine_poll_s,
     )
+
+
+def _import_rules(settings: Settings, base_digest: str) -> ImportRules:
+    modules = frozenset(name.strip() for name in settings.engine.target_modules.split(",") if name.strip())
+    limits = Limits(
+        base=base_shapes(settings.model_path),
+        max_rank=settings.engine.max_lora_rank,
+        max_bytes=settings.gateway.max_adapter_bytes,
+        modules=modules or None,
+    )
+    return ImportRules(settings.imports_path, settings.adapters_path, base_digest, limits)
 
 
 async def serve(settings: Settings) -> None:

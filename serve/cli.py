@@ -1,15 +1,18 @@
-"""`burnish keys` and `burnish policies`: make and revoke keys, look at versions, promote, withdraw, roll back.
+"""`burnish keys` and `burnish policies`: make and revoke keys; list, import, promote and withdraw versions, roll back.
 
 Keys are written to the ledger directly, so that they can be made before anything runs; policies are moved through
 the gateway alone, which verifies them on the engine first.
 """
 
 import json
+import re
+import shutil
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,12 +20,14 @@ import typer
 from feedback.access_keys import ApiKey, KeyStore, Scope
 from feedback.connection import connect
 from feedback.errors import FeedbackError
-from feedback.ids import KeyId, TenantId
+from feedback.ids import KeyId, TenantId, new_nonce
+from serve.adapter_files import AdapterRefused
+from serve.import_files import copy_adapter
 from serve.key_files import HOME_TENANT, read_or_make
 from serve.settings import Settings
 
 keys = typer.Typer(help="API keys: make, list, revoke.", no_args_is_help=True)
-policies = typer.Typer(help="Policy versions: list, promote, withdraw, roll back.", no_args_is_help=True)
+policies = typer.Typer(help="Policy versions: list, import, promote, withdraw, roll back.", no_args_is_help=True)
 
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it stays in the audit trail.")]
 
@@ -65,6 +70,33 @@ def list_policies() -> None:
         mark = {standing["live"]: "*", standing["previous"]: "-"}.get(policy["version"], " ")
         load = (policy["load"] or {}).get("state", "")
         typer.echo(f"{mark} {policy['version']:<20} {policy['state']:<10} {load:<8} {_date(policy['created_at'])}")
+
+
+@policies.command("import")
+def import_policy(
+    directory: Annotated[Path, typer.Argument(help="As peft's save_pretrained writes it.")],
+    reason: Reason,
+    base_digest: Annotated[str | None, typer.Option(help="Digest of the base it was trained on, if known.")] = None,
+) -> None:
+    """Make an adapter from outside a candidate, after checking its files and trying it out on the engine."""
+    with _told():
+        settings = Settings.read()
+    called = re.sub(r"[^a-z0-9._-]+", "-", directory.absolute().name.lower()).lstrip("._-")
+    name = f"{called[:39] or 'adapter'}-{new_nonce()}"
+    folder = settings.imports_path / name
+    try:
+        folder.mkdir(parents=True)
+        copy_adapter(directory.absolute(), folder, settings.gateway.max_adapter_bytes)
+        wanted = {"directory": name, "reason": reason, **({"base_digest": base_digest} if base_digest else {})}
+        policy = _ask("POST", "/operator/policies", wanted)
+    except (AdapterRefused, OSError) as error:
+        typer.echo(f"burnish: {str(directory)!r} is not imported: {error}", err=True)
+        raise typer.Exit(1) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if policy["already"]:
+        typer.echo(f"the same adapter is here as {policy['state']}", err=True)
+    typer.echo(policy["version"])
 
 
 @policies.command()

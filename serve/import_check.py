@@ -98,7 +98,9 @@ def _read_config(path: Path, max_rank: int) -> _Lora:
     if not isinstance(config, dict):
         raise AdapterRefused(f"{CONFIG} must be an object")
     _check_features(config)
-    rank, alpha, stabilised = config.get("r"), config.get("lora_alpha"), config.get("use_rslora", False)
+    rank: Any = config.get("r")
+    alpha: Any = config.get("lora_alpha")
+    stabilised: Any = config.get("use_rslora", False)
     if type(rank) is not int or not 1 <= rank <= max_rank:
         raise AdapterRefused(f"r is {_short(rank)}; it must be a whole number from 1 to {max_rank}")
     if type(alpha) not in (int, float) or not 0 < alpha < 1e6:

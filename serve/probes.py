@@ -84,6 +84,20 @@ def unlike_peers(rows: Rows, peers: Mapping[str, Rows], tolerance_nats: float) -
     return None
 
 
+def too_faint(probes: Sequence[Probe]) -> str | None:
+    """What is wrong where an adapter is to be known by numbers that it hardly changes; None when it changes enough.
+
+    Twice as much as a later load must show, which measures the same with other rounding.
+    """
+    effect = _distance([p.base for p in probes], [p.adapter for p in probes])
+    if effect >= 2 * _LEAST_EFFECT:
+        return None
+    return (
+        f"the engine's answers hardly change with it ({effect:.4f} nats a token): its modules do not reach the model, "
+        "or it has learned nothing"
+    )
+
+
 def _distance(one: Rows, other: Rows) -> float:
     pairs = [(a, b) for xs, ys in zip(one, other, strict=True) for a, b in zip(xs, ys, strict=True)]
     return sum(abs(a - b) for a, b in pairs) / len(pairs)

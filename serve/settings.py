@@ -33,6 +33,9 @@ class GatewaySection(_Section):
         default=0.15, gt=0, description="mean distance per token allowed between trainer's and engine's log-probs"
     )
     max_adapter_bytes: int = Field(default=512 * MIB, ge=1024)
+    imports_path: Path | None = Field(
+        default=None, description="folder that adapters from outside are put in; $BURNISH_HOME/imports when not given"
+    )
 
 
 class RedisSection(_Section):
@@ -81,3 +84,8 @@ class Settings(Configuration):
     @property
     def adapters_path(self) -> Path:
         return self.home / "adapters"
+
+    @property
+    def imports_path(self) -> Path:
+        """Where adapters from outside are put for the gateway to take in."""
+        return (self.gateway.imports_path or self.home / "imports").absolute()

@@ -47,6 +47,7 @@ class FakeEngine:
     port: int = 0
     behaviour: Behaviour = Behaviour()
     adapters: dict[str, str] = field(default_factory=dict)
+    loads: list[str] = field(default_factory=list)
     unloads: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     held: bool = False
@@ -78,6 +79,7 @@ class FakeEngine:
     async def load(self, request: web.Request) -> web.Response:
         self._be_there(request)
         body = await request.json()
+        self.loads.append(body["lora_name"])
         if self.behaviour.refuse_load:
             return _error(500, "the engine would not have it")
         self.adapters[body["lora_name"]] = body["lora_path"]
@@ -92,6 +94,11 @@ class FakeEngine:
         if self.adapters.pop(name, None) is None:
             return _error(404, "cannot be found")
         return web.Response(text="Success")
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        self._be_there(request)
+        text = str((await request.json()).get("prompt", "a question and where its answer begins"))
+        return web.json_response({"tokens": [1 + len(word) for word in text.split()]})
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         self._be_there(request)
@@ -230,6 +237,7 @@ def fake_engine() -> Iterator[FakeEngine]:
         app.router.add_get("/health", fake.health)
         app.router.add_post("/v1/load_lora_adapter", fake.load)
         app.router.add_post("/v1/unload_lora_adapter", fake.unload)
+        app.router.add_post("/tokenize", fake.tokenize)
         app.router.add_post("/v1/chat/completions", fake.complete)
         app.router.add_post("/v1/completions", fake.complete)
         runner = web.AppRunner(app, handler_cancellation=True)
