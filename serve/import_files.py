@@ -92,7 +92,7 @@ def _copy(directory: int, name: str, target: Path, most_bytes: int) -> int:
         _check_plain(name, before)
         if before.st_size > most_bytes:
             raise AdapterRefused(f"{name} has {before.st_size} bytes; {most_bytes} are allowed")
-        copied_bytes = _pour(source, target, most_bytes + 1)
+        copied_bytes = _pour(source, target, before.st_size + 1)  # one that grows all the while would never end
         after = os.fstat(source)
     if copied_bytes != before.st_size or _stamp(before) != _stamp(after):
         raise AdapterRefused(f"{name} was changed while it was copied; import it when it is finished")

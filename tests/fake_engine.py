@@ -27,7 +27,7 @@ class Behaviour:
     """`cut_after` and `error_after` count events of one answer; `delay_s` is the pause before each event.
 
     `shift` is what its log-probs of adapters differ by from those of a fake that is well, `broken` the one model that
-    fails, `silent` the one that says nothing.
+    fails, `silent` the one that says nothing. `deaf`: adapters are loaded and change nothing.
     """
 
     delay_s: float = 0.0
@@ -40,6 +40,7 @@ class Behaviour:
     refuse_load: bool = False
     refuse_unload: bool = False
     away: bool = False
+    deaf: bool = False
 
 
 @dataclass
@@ -109,7 +110,8 @@ class FakeEngine:
             await asyncio.sleep(self.behaviour.delay_s)
             if any(len(text) + body["max_tokens"] > MAX_MODEL_LEN for text in body["prompt"]):
                 return _error(400, f"the context is {MAX_MODEL_LEN} tokens long")
-            return web.json_response(_scored(body, self.behaviour.shift))
+            asked = {**body, "model": BASE} if self.behaviour.deaf else body
+            return web.json_response(_scored(asked, self.behaviour.shift))
         self.bodies.append(body)
         if self.behaviour.status != 200:
             return _error(self.behaviour.status, "made to fail")
