@@ -31,6 +31,7 @@ NEEDS = {
     ("GET", "/v1/turns/{turn_id}"): Scope.feedback,
     ("GET", "/v1/progress"): Scope.feedback,
     ("GET", "/operator/policies"): Scope.operator,
+    ("POST", "/operator/policies"): Scope.operator,
     ("GET", "/operator/policies/{version}"): Scope.operator,
     ("POST", "/operator/policies/{version}/promote"): Scope.operator,
     ("POST", "/operator/policies/{version}/withdraw"): Scope.operator,
