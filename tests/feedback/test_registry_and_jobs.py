@@ -10,7 +10,7 @@ from feedback.connection import Client, connect
 from feedback.errors import LeaseLost, MoveRefused, StaleRegistry, UnknownJob
 from feedback.ids import BASE_VERSION, EventId, JobId, LineName
 from feedback.jobs import Claim, JobRequest, JobState, JobStore
-from feedback.policies import Policy, PolicyState, version_name
+from feedback.policies import Imported, Policy, PolicyState, version_name
 from feedback.registry import Registry, Why
 
 LINE = LineName("burnish")
@@ -356,3 +356,34 @@ def test_who_has_lost_the_lease_enters_no_rollout(registry: Registry, jobs: JobS
     with pytest.raises(LeaseLost):
         registry.enter_rollout(claim, policy)
     assert set(registry.view().policies) == {BASE_VERSION}
+
+
+def make_import(counter: int, digest: str) -> Policy:
+    version = version_name(counter, digest)
+    return Policy(
+        version=version,
+        counter=counter,
+        state=PolicyState.candidate,
+        base_digest="b" * 64,
+        adapter=version,
+        digest=digest,
+        created_at=1.0,
+        imported=Imported(directory="mine", files={"adapter_config.json": "c" * 64}, base_name="some/base"),
+    )
+
+
+def test_an_import_is_a_candidate_with_a_counter_of_its_own_and_its_origin_in_the_audit_trail(
+    registry: Registry, jobs: JobStore
+) -> None:
+    trained_counter = registry.reserve(claimed(jobs))
+    counter = registry.new_counter()
+    assert counter == trained_counter + 1
+    policy = make_import(counter, "e" * 64)
+    view = registry.enter_import(policy, Why("key k", "trained elsewhere", {"base_name": "some/base"}))
+    assert view.policy(policy.version).state is PolicyState.candidate
+    assert view.policy(policy.version).history[-1].reason == "trained elsewhere"
+    (entry,) = registry.audit()
+    assert (entry.action, entry.actor, entry.numbers["base_name"]) == ("import", "key k", "some/base")
+    assert registry.enter_import(policy, Why("key k", "again")).epoch == view.epoch
+    with pytest.raises(MoveRefused, match=policy.version):
+        registry.enter_import(make_import(counter + 1, "e" * 64), Why("key k", "the same bytes"))
