@@ -15,7 +15,7 @@ import pytest
 from feedback.connection import connect
 from feedback.ids import LineName, Version
 from feedback.policies import Imported, Policy, PolicyState
-from feedback.registry import Registry
+from feedback.registry import Registry, Why
 from serve import cli
 from serve.adapter_files import AdapterRefused
 from serve.import_files import copy_adapter
@@ -220,7 +220,7 @@ def after_a_kill(gateway: Gateway, registry: Registry, *, entered: bool) -> Vers
     if entered:
         candidate = PolicyState.candidate
         row = Policy(version=version, counter=9, state=candidate, base_digest="b", digest="d", created_at=0)
-        registry.enter_import(row, actor="test", reason="a test")
+        registry.enter_import(row, Why("test", "a test"))
     return version
 
 
