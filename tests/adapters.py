@@ -45,7 +45,7 @@ def make_adapter(
             tensors[f"{prefix}.lora_B.weight"] = lora_b.to(torch.bfloat16)
     directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    (directory / "adapter_config.json").write_text(json.dumps(_peft_config(rank, target_modules), indent=2))
+    (directory / "adapter_config.json").write_text(json.dumps(peft_config(rank, target_modules), indent=2))
     return directory
 
 
@@ -70,7 +70,7 @@ def _block(module: str) -> str:
     return "self_attn" if module in ATTENTION else "mlp"
 
 
-def _peft_config(rank: int, target_modules: tuple[str, ...]) -> dict[str, Any]:
+def peft_config(rank: int, target_modules: tuple[str, ...]) -> dict[str, Any]:
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
