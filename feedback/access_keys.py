@@ -6,12 +6,13 @@ import secrets
 import time
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from feedback.connection import Client, translated
 from feedback.errors import TenantRefused, UnknownKey
 from feedback.ids import KeyId, TenantId, new_key_id
 from feedback.keyspace import KEYS, KEYS_EPOCH
+from feedback.quota import UNLIMITED, KeyLimits
 
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -25,7 +26,10 @@ class Scope(StrEnum):
 
 
 class ApiKey(BaseModel):
-    """A key as the ledger keeps it: the SHA-256 (hex) of its secret, never the secret. Times are Unix seconds."""
+    """A key as the ledger keeps it: the SHA-256 (hex) of its secret, never the secret. Times are Unix seconds.
+
+    Limits hold for any 60 seconds; None is no limit.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -36,6 +40,12 @@ class ApiKey(BaseModel):
     secret_digest: str
     created_at: float
     revoked_at: float | None = None
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+
+    @property
+    def limits(self) -> KeyLimits:
+        return KeyLimits(self.requests_per_minute, self.tokens_per_minute)
 
 
 def new_secret() -> str:
@@ -54,10 +64,12 @@ class KeyStore:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def make(self, name: str, scopes: frozenset[Scope], tenant: TenantId) -> tuple[ApiKey, str]:
+    def make(
+        self, name: str, scopes: frozenset[Scope], tenant: TenantId, limits: KeyLimits = UNLIMITED
+    ) -> tuple[ApiKey, str]:
         """A new key and its secret, which cannot be shown again. TenantRefused as `adopt` does."""
         secret = new_secret()
-        return self.adopt(secret, name, scopes, tenant), secret
+        return self._enter(secret, name, scopes, tenant, limits), secret
 
     def adopt(self, secret: str, name: str, scopes: frozenset[Scope], tenant: TenantId) -> ApiKey:
         """Enters a secret made elsewhere; one that is known already keeps its key, revoked or not.
@@ -66,8 +78,9 @@ class KeyStore:
         """
         digest = digest_of(secret)
         known = next((key for key in self.all() if key.secret_digest == digest), None)
-        if known is not None:
-            return known
+        return known or self._enter(secret, name, scopes, tenant, UNLIMITED)
+
+    def _enter(self, secret: str, name: str, scopes: frozenset[Scope], tenant: TenantId, limits: KeyLimits) -> ApiKey:
         if not _TENANT.fullmatch(tenant):
             raise TenantRefused(
                 f"{tenant!r} cannot be a tenant's name; use 1 to 64 of the characters A-Z a-z 0-9 . _ -"
@@ -77,8 +90,10 @@ class KeyStore:
             name=name,
             tenant=tenant,
             scopes=scopes,
-            secret_digest=digest,
+            secret_digest=digest_of(secret),
             created_at=time.time(),
+            requests_per_minute=limits.requests_per_minute,
+            tokens_per_minute=limits.tokens_per_minute,
         )
         self._put(key)
         return key

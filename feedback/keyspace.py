@@ -5,12 +5,25 @@ Colons part a key; those within a part are written `%3A`.
 
 from dataclasses import dataclass
 
-from feedback.ids import EventId, JobId, LineName, TenantId, TurnId, Version
+from feedback.ids import EventId, JobId, KeyId, LineName, TenantId, TurnId, Version
 
 KEYS = "burnish:keys"
 """hash: key id → API key as JSON (its secret hashed)."""
 KEYS_EPOCH = "burnish:keys:epoch"
 """integer: grows with every change of the API keys."""
+
+
+def minute(key_id: KeyId) -> str:
+    """sorted set: ids of the reservations of an API key's last 60 s by their time (Redis's own, µs).
+
+    Holds no more than the key's limit; gone 61 s after the last one.
+    """
+    return f"burnish:minute:{key_id}"
+
+
+def quota(key_id: KeyId) -> str:
+    """hash: reservation id → tokens held or used, for those in `minute`, and `sum` of them all. Gone with `minute`."""
+    return f"burnish:quota:{key_id}"
 
 
 @dataclass(frozen=True)

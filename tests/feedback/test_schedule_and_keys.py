@@ -1,5 +1,6 @@
 """When it trains, as a table; and API keys on a real Redis."""
 
+import json
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ from feedback.access_keys import KeyStore, Scope, digest_of
 from feedback.connection import connect
 from feedback.errors import TenantRefused, UnknownKey
 from feedback.ids import KeyId, TenantId
+from feedback.quota import UNLIMITED, KeyLimits
 from feedback.schedule import ScheduleFacts, ScheduleRules, decide
 
 RULES = ScheduleRules(min_new_pairs=64, settle_s=20, min_pairs=8)
@@ -63,6 +65,18 @@ def test_a_key_is_kept_hashed_and_can_be_revoked(redis_url: str) -> None:
     assert store.adopt(secret, "page", frozenset({Scope.operator}), TenantId("page")) == revoked
     with pytest.raises(UnknownKey):
         store.revoke(KeyId("key-none"))
+
+
+def test_a_key_keeps_its_limits_and_one_of_before_there_were_any_has_none(redis_url: str) -> None:
+    client = connect(redis_url)
+    store = KeyStore(client)
+    key, _ = store.make("bot", frozenset({Scope.chat}), TenantId("acme"), KeyLimits(60, 20_000))
+    assert store.all()[0].limits == KeyLimits(60, 20_000)
+    assert store.revoke(key.id).limits == KeyLimits(60, 20_000)
+    row = json.loads(client.hget("burnish:keys", key.id))
+    old = {name: value for name, value in row.items() if not name.endswith("_per_minute")}
+    client.hset("burnish:keys", key.id, json.dumps(old))
+    assert store.all()[0].limits == UNLIMITED
 
 
 @pytest.mark.parametrize("tenant", ["", "a:b", "a b", "a/b", "a\n", "\u00e4", "x" * 65])
