@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from feedback.access_keys import ApiKey, digest_of
 from feedback.access_keys import Scope as KeyScope
 from feedback.ids import KeyId, TenantId
+from feedback.quota import UNLIMITED, KeyLimits
 from serve.errors import Forbidden, NotAuthenticated, Unavailable
 
 PUBLIC: Final = "public"
@@ -28,6 +29,7 @@ class Caller:
     key_id: KeyId
     tenant: TenantId
     scopes: frozenset[KeyScope]
+    limits: KeyLimits = UNLIMITED
 
     @property
     def is_operator(self) -> bool:
@@ -42,15 +44,20 @@ class KeyRing:
 
     def replace(self, keys: Iterable[ApiKey]) -> None:
         self.callers = {
-            key.secret_digest: Caller(key.id, key.tenant, key.scopes) for key in keys if key.revoked_at is None
+            key.secret_digest: Caller(key.id, key.tenant, key.scopes, key.limits)
+            for key in keys
+            if key.revoked_at is None
         }
 
     def caller(self, scope: Scope) -> Caller:
         """The caller named by the Authorization header; NotAuthenticated says what is wrong with it."""
-        header = next((value for name, value in scope["headers"] if name == b"authorization"), None)
-        if header is None:
+        headers = [value for name, value in scope["headers"] if name == b"authorization"]
+        if not headers:
             raise NotAuthenticated("no API key: send one as `Authorization: Bearer bk-…`")
-        kind, _, secret = header.decode("latin-1").partition(" ")
+        if len(headers) > 1:
+            # A proxy before us may have looked at another one of them.
+            raise NotAuthenticated(f"{len(headers)} Authorization headers; send one")
+        kind, _, secret = headers[0].decode("latin-1").partition(" ")
         if kind.lower() != "bearer" or not secret.strip():
             raise NotAuthenticated("the Authorization header must be `Bearer bk-…`")
         if self.callers is None:

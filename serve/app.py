@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute, Route
 
 from feedback.access_keys import KeyStore, Scope
-from feedback.connection import check_durability, connect
+from feedback.connection import check_durability, connect, connect_async
 from feedback.duels import DuelRows
 from feedback.ids import LineName, new_nonce
 from feedback.jobs import JobStore
@@ -24,6 +24,7 @@ from feedback.keyspace import Keyspace
 from feedback.lease import Lease
 from feedback.ledger import Ledger
 from feedback.policies import RegistryView
+from feedback.quota import QuotaLedger
 from feedback.registry import Registry
 from feedback.traffic_rows import TrafficRows
 from serve.access import KeyRing, hang_doors, needs
@@ -36,6 +37,7 @@ from serve.engine import Engine
 from serve.error_pages import install_error_pages
 from serve.fleet import Fleet, Replica
 from serve.health import health_routes
+from serve.http_protocol import BoundedHttp
 from serve.import_check import Limits
 from serve.import_routes import import_routes
 from serve.imports import Importer, ImportRules
@@ -43,12 +45,15 @@ from serve.job_routes import Training, job_routes
 from serve.judge import Judge, Trials
 from serve.key_files import adopt_key_files, make_key_files
 from serve.ledger_watch import LedgerWatch
+from serve.limits import Limiter
 from serve.metrics import Metrics
 from serve.model_routes import model_routes
 from serve.policy_routes import policy_routes
 from serve.promotion import Promotion
+from serve.quotas import Quotas
 from serve.settings import Settings
 from serve.shelf import Shelf
+from serve.stopping import GracefulServer
 from serve.swap import Swap, SwapRules
 from serve.traffic_meter import TrafficMeter
 from serve.try_out import EngineTryOut
@@ -58,7 +63,6 @@ from serve.vote_routes import vote_routes
 
 log = logging.getLogger(__name__)
 _FLUSH_S = 5.0
-_GRACE_S = 10
 _JUDGE_LEASE_S = 10
 
 
@@ -82,6 +86,7 @@ class Parts:
     meter: TrafficMeter
     judge: Judge
     promotion: Promotion
+    limiter: Limiter
 
 
 def build_parts(settings: Settings) -> Parts:
@@ -119,6 +124,15 @@ def build_parts(settings: Settings) -> Parts:
     trials = Trials(DuelRows(redis, line, ledger), TrafficRows(redis, line))
     gateway = new_nonce()
     lease = Lease(redis, Keyspace(line).judge, holder=gateway, ttl_s=_JUDGE_LEASE_S)
+    quotas = Quotas(
+        QuotaLedger(connect_async(settings.redis_url)), settings.gateway.quota_patience_s, metrics.limits_alone.set
+    )
+    limiter = Limiter(
+        quotas,
+        fleet.count_tokens,
+        capacity=settings.engine.max_requests * len(fleet.replicas),
+        refused=lambda why: metrics.refused.labels(why).inc(),
+    )
     watch.changed = changed
     watch.back = turn_log.try_again
     return Parts(
@@ -138,6 +152,7 @@ def build_parts(settings: Settings) -> Parts:
         meter=meter,
         judge=Judge(gateway, watch, trials, meter, lease, promotion),
         promotion=promotion,
+        limiter=limiter,
     )
 
 
@@ -152,6 +167,7 @@ def build_app(parts: Parts) -> FastAPI:
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
+        await parts.limiter.quotas.close(_FLUSH_S)
         await asyncio.to_thread(parts.turn_log.close, _FLUSH_S)
         await parts.fleet.close()
 
@@ -185,6 +201,7 @@ def _completion_routes(parts: Parts) -> list[BaseRoute]:
         parts.metrics,
         parts.trials.duels,
         parts.meter,
+        parts.limiter,
     )
     paths: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
     return [
@@ -229,18 +246,19 @@ async def serve(settings: Settings) -> None:
     """Listens until SIGTERM or SIGINT; running answers are given time to end."""
     make_key_files(settings.home)
     await wait_for_model(settings.model_path)
+    parts = build_parts(settings)
     config = uvicorn.Config(
-        build_app(build_parts(settings)),
+        build_app(parts),
         host=settings.gateway.host,
         port=settings.gateway.port,
-        http="httptools",
+        http=BoundedHttp,
+        ws="none",
         lifespan="on",
         access_log=False,
         server_header=False,
         log_config=None,
-        timeout_graceful_shutdown=_GRACE_S,
     )
-    await uvicorn.Server(config).serve()
+    await GracefulServer(config, settings.gateway.stop_s, parts.fleet.hang_up).serve()
 
 
 async def wait_for_model(model_path: Path) -> None:

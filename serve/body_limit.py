@@ -1,8 +1,12 @@
 """Refuses bodies above a limit before they are read (pure ASGI: nothing is added to a streamed answer's path)."""
 
+import re
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.errors import BodyTooLarge, error_body, error_headers
+from serve.errors import ApiError, BadRequest, BodyTooLarge, error_body, error_headers
+
+_DIGITS = re.compile(rb"[0-9]{1,18}")
 
 
 class BodyLimit:
@@ -16,10 +20,12 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = next((value for name, value in scope["headers"] if name == b"content-length"), None)
-        if declared is None:
+        declared = [value for name, value in scope["headers"] if name == b"content-length"]
+        if not declared:
             await self._count(scope, receive, send)
-        elif int(declared) > self.max_bytes:
+        elif len(declared) > 1 or not _DIGITS.fullmatch(declared[0]):
+            await _answer(send, BadRequest("the Content-Length header must be one whole number"))
+        elif int(declared[0]) > self.max_bytes:
             await self._refuse(send)
         else:
             await self.app(scope, receive, send)
@@ -50,7 +56,12 @@ class BodyLimit:
         error = BodyTooLarge(
             f"the body is longer than {self.max_bytes} bytes; send less, or raise BURNISH_GATEWAY_MAX_BODY_BYTES"
         )
-        headers = [(name.encode(), value.encode()) for name, value in error_headers(error).items()]
-        headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await send({"type": "http.response.body", "body": error_body(error)})
+        await _answer(send, error)
+
+
+async def _answer(send: Send, error: ApiError) -> None:
+    content = error_body(error)
+    headers = [(name.encode(), value.encode()) for name, value in error_headers(error).items()]
+    headers += [(b"content-length", b"%d" % len(content)), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})

@@ -42,6 +42,7 @@ from serve.errors import (
 from serve.events import DONE_EVENT, event
 from serve.fleet import Fleet, Wanted
 from serve.ledger_watch import LedgerWatch
+from serve.limits import Limiter
 from serve.metrics import Metrics
 from serve.settings import GatewaySection
 from serve.traffic_meter import TrafficMeter
@@ -72,6 +73,7 @@ class ChatParts:
     metrics: Metrics
     duels: DuelRows
     meter: TrafficMeter
+    limiter: Limiter
 
 
 class Completions:
@@ -86,11 +88,18 @@ class Completions:
         caller = caller_of(request)
         asked = await self._read(await request.body(), caller)
         view, turn_id = self.parts.watch.current(), new_turn_id(self.kind)
-        chosen = await self._cast(view, asked, caller, turn_id)
-        askings = [self._asking(view, asked, caller, stamp) for stamp in stamps(view, chosen, turn_id, caller.tenant)]
-        telling = DuelAsking(askings) if len(askings) > 1 else askings[0]
-        work = self._stream(telling, send) if asked.stream else self._whole(telling, send)
-        await self._answer(telling, unless_gone(receive, work), on_trial=chosen.on_trial)
+        async with self.parts.limiter.admitted(caller, asked, self._context_tokens) as admission:
+            chosen = await self._cast(view, asked, caller, turn_id)
+            cards = stamps(view, chosen, turn_id, caller.tenant)
+            askings = [self._asking(view, asked, caller, stamp) for stamp in cards]
+            telling = DuelAsking(askings) if len(askings) > 1 else askings[0]
+            send = admission.telling(send, telling.answers[0])
+            work = self._stream(telling, send) if asked.stream else self._whole(telling, send)
+            await self._answer(telling, unless_gone(receive, work), on_trial=chosen.on_trial)
+
+    @property
+    def _context_tokens(self) -> int:
+        return self.parts.fleet.max_model_len or _ANY_LENGTH
 
     async def _cast(self, view: RegistryView, asked: Asked, caller: Caller, turn_id: TurnId) -> Cast:
         """Who answers. A duel is entered before it begins; where that fails there is none."""
@@ -120,10 +129,7 @@ class Completions:
         return Asking(self.parts.fleet, self.parts.metrics, Answer(asked, stamp), wanted)
 
     async def _read(self, raw: bytes, caller: Caller) -> Asked:
-        limits = Limits(
-            max_n=self.parts.settings.max_n,
-            max_tokens=self.parts.fleet.max_model_len or _ANY_LENGTH,
-        )
+        limits = Limits(max_n=self.parts.settings.max_n, max_tokens=self._context_tokens)
         asked = parse_request(raw, self.kind, limits, operator=caller.is_operator)
         if asked.compare_with is not None:
             asked = as_second_answer(asked, await self._first_turn(asked.compare_with, caller))

@@ -21,6 +21,7 @@ from feedback.access_keys import ApiKey, KeyStore, Scope
 from feedback.connection import connect
 from feedback.errors import FeedbackError
 from feedback.ids import KeyId, TenantId, new_nonce
+from feedback.quota import KeyLimits
 from serve.adapter_files import AdapterRefused
 from serve.import_files import copy_adapter
 from serve.key_files import HOME_TENANT, read_or_make
@@ -37,11 +38,18 @@ def make_key(
     name: Annotated[str, typer.Argument(help="Whose key it is, for the list.")],
     scopes: Annotated[list[Scope] | None, typer.Option("--scope", "-s", help="May be given several times.")] = None,
     tenant: Annotated[str, typer.Option(help="Turns and votes of one tenant are invisible to others.")] = HOME_TENANT,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Answers asked for; no limit unless given.")
+    ] = None,
+    tokens_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Read and written; no limit unless given.")
+    ] = None,
 ) -> None:
     """Make a key and print its secret, which cannot be shown again."""
     wanted = frozenset(scopes or (Scope.chat, Scope.feedback))
+    limits = KeyLimits(requests_per_minute, tokens_per_minute)
     with _told():
-        key, secret = _store(Settings.read()).make(name, wanted, TenantId(tenant))
+        key, secret = _store(Settings.read()).make(name, wanted, TenantId(tenant), limits)
     typer.echo(f"{key.id} ({', '.join(sorted(key.scopes))}), shown this once:", err=True)
     typer.echo(secret)
 
@@ -163,7 +171,13 @@ def _report(standing: dict[str, Any]) -> None:
 def _key_line(key: ApiKey) -> str:
     revoked = f"revoked {_date(key.revoked_at)}" if key.revoked_at else ""
     scopes = ",".join(sorted(key.scopes))
-    return f"{key.id}  {key.name:<20} {key.tenant:<10} {scopes:<24} {_date(key.created_at)} {revoked}"
+    limits = _limits(key.limits)
+    return f"{key.id}  {key.name:<20} {key.tenant:<10} {scopes:<24} {limits:<24} {_date(key.created_at)} {revoked}"
+
+
+def _limits(limits: KeyLimits) -> str:
+    most = {"requests": limits.requests_per_minute, "tokens": limits.tokens_per_minute}
+    return ", ".join(f"{limit} {kind}/min" for kind, limit in most.items() if limit is not None) or "no limits"
 
 
 def _date(at: float) -> str:

@@ -3,6 +3,7 @@
 vLLM listens on loopback and trusts whoever reaches it, so nothing of a caller's goes there unchecked.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from feedback.ids import Version
+from feedback.ids import BASE_VERSION, Version
 from serve.errors import ApiError, EngineFailed, EngineRefused, EngineUnavailable
 from serve.events import split_events
 
@@ -55,6 +56,8 @@ class Engine:
     def __init__(self, url: str) -> None:
         self._url = url
         self.name = url.partition("://")[2]
+        self._answers: set[asyncio.Timeout] = set()
+        self._is_stopping = False
 
     def open(self) -> None:
         """Belongs to the running event loop from here on. As many connections as there are requests."""
@@ -66,6 +69,12 @@ class Engine:
 
     async def close(self) -> None:
         await self._session.close()
+
+    def hang_up(self) -> None:
+        """Ends the running answers with EngineUnavailable, and asks for no more: the gateway is stopping."""
+        self._is_stopping = True
+        for answer in self._answers:
+            answer.reschedule(0)
 
     async def models(self) -> EngineModels:
         body = await self._call("GET", "/v1/models", within=_GLANCE)
@@ -117,6 +126,11 @@ class Engine:
             body = {"messages": text, "add_generation_prompt": True}
         return [int(token) for token in (await self._call("POST", "/tokenize", body))["tokens"]]
 
+    async def count_tokens(self, prompt: Mapping[str, Any]) -> int:
+        """Tokens of a prompt as the model reads it: `messages` and `tools`, or `prompt` as text."""
+        counted = await self._call("POST", "/tokenize", {**prompt, "model": BASE_VERSION})
+        return int(counted["count"])
+
     async def complete(self, path: str, body: bytes) -> dict[str, Any]:
         """A whole answer. Cancelling closes the connection, upon which vLLM stops generating."""
         async with self._posted(path, body) as response:
@@ -135,17 +149,26 @@ class Engine:
     @asynccontextmanager
     async def _posted(self, path: str, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
-            response = await self._session.post(self._url + path, data=body, headers=_JSON)
+            async with self._until_hung_up():
+                response = await self._session.post(self._url + path, data=body, headers=_JSON)
+                try:
+                    if response.status != 200:
+                        raise await self._refusal(response)
+                    yield response
+                finally:
+                    response.close()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise _unreachable(error) from error
-        try:
-            if response.status != 200:
-                raise await self._refusal(response)
-            yield response
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise _unreachable(error) from error
-        finally:
-            response.close()
+            raise self._unreachable(error) from error
+
+    @asynccontextmanager
+    async def _until_hung_up(self) -> AsyncIterator[None]:
+        """TimeoutError in it as soon as `hang_up` is called."""
+        async with asyncio.timeout(0 if self._is_stopping else None) as answer:
+            self._answers.add(answer)
+            try:
+                yield
+            finally:
+                self._answers.discard(answer)
 
     async def _call(
         self, method: str, path: str, body: object = None, *, within: aiohttp.ClientTimeout = _CONTROL
@@ -159,7 +182,7 @@ class Engine:
                     raise await self._refusal(response)
                 raw = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise _unreachable(error) from error
+            raise self._unreachable(error) from error
         return orjson.loads(raw) if raw.startswith(b"{") else raw
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> ApiError:
@@ -173,6 +196,12 @@ class Engine:
             return EngineUnavailable("the engine is away; the request may be sent again")
         return EngineFailed(f"the engine failed at this request: {message}")
 
+    def _unreachable(self, error: Exception) -> EngineUnavailable:
+        if self._is_stopping:
+            return EngineUnavailable("this gateway is stopping; send the request again")
+        kind = type(error).__name__
+        return EngineUnavailable(f"the engine is away ({kind}); it is being waited for, the request may be sent again")
+
 
 def read_error(raw: bytes) -> tuple[str, str | None]:
     """Message and field of an error body, in vLLM's shape or in any other."""
@@ -181,11 +210,6 @@ def read_error(raw: bytes) -> tuple[str, str | None]:
         return str(error["message"]), error.get("param")
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return raw[:200].decode("utf-8", "replace") or "no reason given", None
-
-
-def _unreachable(error: Exception) -> EngineUnavailable:
-    kind = type(error).__name__
-    return EngineUnavailable(f"the engine is away ({kind}); it is being waited for, the request may be sent again")
 
 
 async def _payloads(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:

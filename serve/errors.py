@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import orjson
 
@@ -76,6 +77,37 @@ class BodyTooLarge(ApiError):
     status, type, code = 413, INVALID, "body_too_large"
 
 
+class HeadTooLarge(ApiError):
+    status, type, code = 431, INVALID, "headers_too_large"
+
+
+class TooManyRequests(ApiError):
+    """The key's limit is reached. As with OpenAI the type names what is limited, and one that never fits is 429 too.
+
+    For such a one there is no time to wait: OpenAI's clients, which send a 429 again by themselves, are told not to.
+    """
+
+    status, code = 429, "rate_limit_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: Literal["requests", "tokens"],
+        headers: Mapping[str, str],
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.type = kind
+        self.retry_after_s = retry_after_s
+        self._limit_headers = headers
+
+    @property
+    def headers(self) -> dict[str, str]:
+        again = {"x-should-retry": "false"} if self.retry_after_s is None else super().headers
+        return {**self._limit_headers, **again}
+
+
 class Unavailable(ApiError):
     """Something the request needs is away for now; the same request may be sent again."""
 
@@ -89,6 +121,12 @@ class TurnQueued(Unavailable):
 
     def __init__(self, turn_id: str, *, param: str) -> None:
         super().__init__(f"the turn {turn_id!r} is being recorded; send the request again", param=param)
+
+
+class AtCapacity(Unavailable):
+    """As many answers are being written as the engine is given at once."""
+
+    code = "at_capacity"
 
 
 class EngineUnavailable(Unavailable):

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from feedback.ids import Version
 from feedback.policies import Policy
@@ -68,6 +69,16 @@ class Fleet:
     async def close(self) -> None:
         for replica in self.replicas:
             await replica.engine.close()
+
+    def hang_up(self) -> None:
+        """Ends the running answers: the gateway is stopping."""
+        for replica in self.replicas:
+            replica.engine.hang_up()
+
+    async def count_tokens(self, prompt: Mapping[str, Any]) -> int:
+        """As `Engine.count_tokens`; any replica may be asked."""
+        answering = [replica.engine for replica in self.replicas if replica.shelf.models is not None]
+        return await (answering or [replica.engine for replica in self.replicas])[0].count_tokens(prompt)
 
     def look_again(self) -> None:
         for replica in self.replicas:

@@ -31,6 +31,10 @@ class Metrics:
         self.moves = Counter("burnish_policy_moves", "Promotions, withdrawals, rollbacks", ["move"], registry=r)
         self.turns_dropped = Counter("burnish_turns_dropped", "Turns lost: the queue was full", registry=r)
         self.turns_queued = Gauge("burnish_turns_queued", "Turns waiting for the ledger", registry=r)
+        self.refused = Counter("burnish_refused", "Completion requests not admitted", ["why"], registry=r)
+        self.limits_alone = Gauge(
+            "burnish_limits_alone", "1 while keys' limits are kept by this gateway alone: Redis is away", registry=r
+        )
         self.votes = Counter("burnish_votes", "Statements accepted", ["kind", "source"], registry=r)
         self.engine_up = Gauge("burnish_engine_up", "1 while it answers", ["replica"], registry=r)
         self.ledger_up = Gauge("burnish_ledger_up", "1 while Redis answers", registry=r)

@@ -28,6 +28,14 @@ class GatewaySection(_Section):
     turn_patience_s: float = Field(default=0.2, ge=0, description="how long a chat waits for its turn to be on disk")
     turn_queue: int = Field(default=2000, ge=1, description="turns held while Redis is away; more are dropped, counted")
     poll_s: float = Field(default=0.25, gt=0, description="how often the registry and the keys are looked at")
+    quota_patience_s: float = Field(
+        default=0.5, gt=0, description="how long a limited key's request waits for Redis before it is judged without"
+    )
+    stop_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="how long running answers may take to end at a stop; `burnish up` waits 30 s for all of it",
+    )
     engine_poll_s: float = Field(default=1.0, gt=0, description="how often the engine's adapters are looked at")
     verify_tolerance_nats: float = Field(
         default=0.15, gt=0, description="mean distance per token allowed between trainer's and engine's log-probs"

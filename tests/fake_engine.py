@@ -54,6 +54,7 @@ class FakeEngine:
     held: bool = False
     running: int = 0
     aborted: int = 0
+    counted: int = 0
 
     @property
     def url(self) -> str:
@@ -98,8 +99,9 @@ class FakeEngine:
 
     async def tokenize(self, request: web.Request) -> web.Response:
         self._be_there(request)
+        self.counted += 1
         text = str((await request.json()).get("prompt", "a question and where its answer begins"))
-        return web.json_response({"tokens": [1 + len(word) for word in text.split()]})
+        return web.json_response({"count": 3, "tokens": [1 + len(word) for word in text.split()]})
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         self._be_there(request)
