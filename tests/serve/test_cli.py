@@ -47,6 +47,17 @@ def test_keys_are_made_listed_and_revoked(burnish: CliRunner, gateway: Gateway) 
     assert "key-none" in unknown.stderr
 
 
+def test_a_keys_limits_are_given_and_listed(burnish: CliRunner) -> None:
+    limits = ["--requests-per-minute", "60", "--tokens-per-minute", "20000"]
+    ran(burnish.invoke(cli.keys, ["make", "bot", *limits]))
+    ran(burnish.invoke(cli.keys, ["make", "free"]))
+    listed = ran(burnish.invoke(cli.keys, ["list"])).splitlines()
+    assert "60 requests/min, 20000 tokens/min" in next(line for line in listed if "bot" in line)
+    for name in ("free", "operator", "page", "worker"):
+        assert "no limits" in next(line for line in listed if f" {name} " in line)
+    assert burnish.invoke(cli.keys, ["make", "none", "--tokens-per-minute", "0"]).exit_code != 0
+
+
 def test_policies_are_listed_promoted_and_rolled_back(
     burnish: CliRunner, publisher: Publisher, two_adapters: tuple[Path, Path], api: httpx.Client, fake: FakeEngine
 ) -> None:
