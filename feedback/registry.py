@@ -8,14 +8,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from feedback import policies
+from feedback import moves
 from feedback.canary import CanaryRules
 from feedback.connection import Client, lua, translated
 from feedback.errors import LeaseLost, StaleRegistry, UnknownPolicy
 from feedback.ids import BASE_VERSION, LineName, Version, new_nonce
 from feedback.job_rows import Claim
 from feedback.keyspace import Keyspace
-from feedback.policies import Change, Move, Policy, PolicyState, RegistryView, Who
+from feedback.moves import Change, Who
+from feedback.policies import Move, Policy, PolicyState, RegistryView
 
 _TRIES = 20
 _RECEIPT_TTL_S = 600
@@ -129,7 +130,7 @@ class Registry:
             who = Who(actor=f"job {claim.job_id}", reason="trained", at=policy.created_at)
             step = Move(at=who.at, state=PolicyState.draft, actor=who.actor, reason=who.reason)
             row = policy.model_copy(update={"state": PolicyState.draft, "history": (step,)})
-            change = policies.end_rollouts(view, claim.job_id)
+            change = moves.end_rollouts(view, claim.job_id)
             return _Write(replace(change, policies=(row,)), _audit(who, "draft", policy.version), claim)
 
         return self._change(write)
@@ -143,7 +144,7 @@ class Registry:
         def write(view: RegistryView) -> _Write | None:
             if policy.version in view.policies:
                 return None
-            return _Write(policies.enter_rollout(view, policy, keep=keep), None, claim)
+            return _Write(moves.enter_rollout(view, policy, keep=keep), None, claim)
 
         return self._change(write)
 
@@ -151,7 +152,7 @@ class Registry:
         """Takes out whatever the job has entered to sample from."""
 
         def write(view: RegistryView) -> _Write | None:
-            change = policies.end_rollouts(view, claim.job_id)
+            change = moves.end_rollouts(view, claim.job_id)
             return _Write(change, None, claim) if change.gone else None
 
         return self._change(write)
@@ -172,7 +173,7 @@ class Registry:
             if known.state is not PolicyState.draft and known.gate == _as_kept(known, gate):
                 return None
             who = Who(actor="gate", reason=str(gate.get("verdict", state)), at=time.time())
-            change = policies.judge(view, version, state, who, gate=gate, metrics=metrics)
+            change = moves.judge(view, version, state, who, gate=gate, metrics=metrics)
             return _Write(change, _audit(who, str(state), version), claim)
 
         return self._change(write)
@@ -192,7 +193,7 @@ class Registry:
             if policy.version in view.policies:
                 return None
             who = Who(why.actor, why.reason, policy.created_at)
-            change = policies.enter_import(view, policy, who)
+            change = moves.enter_import(view, policy, who)
             return _Write(change, _audit(who, "import", policy.version, why.numbers))
 
         return self._change(write)
@@ -203,7 +204,7 @@ class Registry:
         if view.epoch != epoch:
             raise StaleRegistry(f"the registry is at epoch {view.epoch}, the decision was made at {epoch}; look again")
         who = Who(why.actor, why.reason, time.time())
-        write = _Write(policies.promote(view, version, who), _audit(who, "promote", version, why.numbers))
+        write = _Write(moves.promote(view, version, who), _audit(who, "promote", version, why.numbers))
         if self._try(view, write) == -1:
             raise StaleRegistry(f"the registry moved on from epoch {epoch} while {version} was promoted; look again")
         return self.view()
@@ -212,13 +213,13 @@ class Registry:
         """Tries a candidate out beside the live version, by these rules."""
 
         def move(view: RegistryView, who: Who) -> Change:
-            return policies.begin_canary(view, version, who, rules)
+            return moves.begin_canary(view, version, who, rules)
 
         return self._move("canary", move, why, version)
 
     def retire(self, version: Version, why: Why) -> RegistryView:
         """Puts a canary away that neither won nor lost."""
-        return self._move("retire", lambda view, who: policies.retire(view, version, who), why, version)
+        return self._move("retire", lambda view, who: moves.retire(view, version, who), why, version)
 
     def rollback(self, why: Why) -> RegistryView:
         """Brings the former live version back and withdraws the present one.
@@ -231,13 +232,13 @@ class Registry:
             disliked.append(view.live)
             if view.live != disliked[0]:
                 raise StaleRegistry(f"{view.live} went live while {disliked[0]} was rolled back; look again")
-            return policies.rollback(view, who)
+            return moves.rollback(view, who)
 
         return self._move("rollback", move, why)
 
     def withdraw(self, version: Version, why: Why) -> RegistryView:
         """Takes a policy back for good; the live one by rolling back."""
-        return self._move("withdraw", lambda view, who: policies.withdraw(view, version, who), why, version)
+        return self._move("withdraw", lambda view, who: moves.withdraw(view, version, who), why, version)
 
     def audit(self, limit: int = 100) -> list[AuditEntry]:
         """The newest audited changes, newest first."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from feedback.canary import CanaryRules
 from feedback.errors import StaleRegistry
 from feedback.ids import Version
-from feedback.policies import MOVES, PolicyState, RegistryView
+from feedback.moves import MOVES
+from feedback.policies import PolicyState, RegistryView
 from feedback.registry import Registry, Why
 from serve.adapter_files import AdapterRefused
 from serve.errors import Conflict

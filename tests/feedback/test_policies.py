@@ -4,17 +4,18 @@ import itertools
 
 import pytest
 
-from feedback import policies
+from feedback import moves
 from feedback.errors import MoveRefused, UnknownPolicy
 from feedback.ids import BASE_VERSION, LineName
-from feedback.policies import MOVES, Policy, PolicyState, RegistryView, Who, resolve
+from feedback.moves import MOVES, Who
+from feedback.policies import Policy, PolicyState, RegistryView, resolve, version_name
 
 S = PolicyState
 WHO = Who(actor="op", reason="because", at=5.0)
 
 
 def make_policy(counter: int, state: PolicyState) -> Policy:
-    version = BASE_VERSION if counter == 0 else policies.version_name(counter, f"{counter:064x}")
+    version = BASE_VERSION if counter == 0 else version_name(counter, f"{counter:064x}")
     return Policy(
         version=version,
         counter=counter,
@@ -34,14 +35,14 @@ def make_view(*states: PolicyState, lives: tuple[int, ...] = (0,)) -> RegistryVi
     )
 
 
-def states_after(view: RegistryView, change: policies.Change) -> list[PolicyState]:
+def states_after(view: RegistryView, change: moves.Change) -> list[PolicyState]:
     rows = dict(view.policies) | {p.version: p for p in change.policies}
     return [p.state for p in rows.values()]
 
 
 def test_promoting_retires_the_live_one_and_rolling_back_withdraws_the_promoted() -> None:
     view = make_view(S.live, S.candidate)
-    up = policies.promote(view, view.policies[list(view.policies)[1]].version, WHO)
+    up = moves.promote(view, view.policies[list(view.policies)[1]].version, WHO)
     assert states_after(view, up) == [S.retired, S.live]
     after = RegistryView(
         2,
@@ -50,7 +51,7 @@ def test_promoting_retires_the_live_one_and_rolling_back_withdraws_the_promoted(
         dict(view.policies) | {p.version: p for p in up.policies},
     )
     assert after.previous == BASE_VERSION
-    down = policies.rollback(after, WHO)
+    down = moves.rollback(after, WHO)
     assert states_after(after, down) == [S.live, S.withdrawn]
     assert down.lives == (BASE_VERSION,)
     assert down.policies[0].history[-1].reason == "because"
@@ -60,28 +61,28 @@ def test_promoting_retires_the_live_one_and_rolling_back_withdraws_the_promoted(
 def test_only_candidates_and_canaries_can_be_promoted(state: PolicyState) -> None:
     view = make_view(S.live, state)
     with pytest.raises(MoveRefused, match=f"is {state}"):
-        policies.promote(view, list(view.policies)[1], WHO)
+        moves.promote(view, list(view.policies)[1], WHO)
 
 
 def test_a_withdrawn_version_never_comes_back_not_even_by_rolling_back_over_it() -> None:
     view = make_view(S.retired, S.retired, S.live, lives=(0, 1, 2))
     v1 = list(view.policies)[1]
     with pytest.raises(MoveRefused, match="by rollback only"):
-        policies.withdraw(view, v1, WHO)
+        moves.withdraw(view, v1, WHO)
     for start, to in itertools.product((S.withdrawn, S.rejected), S):
         assert to not in MOVES[start]
 
 
 def test_withdrawing_the_live_version_rolls_back_and_the_base_cannot_be_withdrawn() -> None:
     view = make_view(S.retired, S.live, lives=(0, 1))
-    assert states_after(view, policies.withdraw(view, view.live, WHO)) == [
+    assert states_after(view, moves.withdraw(view, view.live, WHO)) == [
         S.live,
         S.withdrawn,
     ]
     with pytest.raises(MoveRefused, match="always there"):
-        policies.withdraw(view, BASE_VERSION, WHO)
+        moves.withdraw(view, BASE_VERSION, WHO)
     with pytest.raises(MoveRefused, match="nothing was live before"):
-        policies.rollback(make_view(S.live), WHO)
+        moves.rollback(make_view(S.live), WHO)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +141,6 @@ def test_a_rollout_answers_operators_by_its_whole_version_and_moves_nowhere() ->
         with pytest.raises(UnknownPolicy):
             resolve(view, model, operator=operator)
     assert not MOVES[S.rollout]
-    for move in (policies.promote, policies.withdraw):
+    for move in (moves.promote, moves.withdraw):
         with pytest.raises(MoveRefused):
             move(view, rollout.version, WHO)
