@@ -10,7 +10,7 @@ TRL_PPO := .cache/trl-1.12.0/trl/__init__.py
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench-dpo bench-reward bench-ppo bench-hh bench-sequential learn test test-quick browser check format lock screenshots clean
+.PHONY: help setup up demo bench-dpo bench-reward bench-ppo bench-hh bench-sequential bench-lora bench-swap learn test test-quick browser check format lock screenshots clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ bench-hh: setup ## Measure reward models on hh_harmless (hours; ARGS="--minutes 
 
 bench-sequential: setup ## Measure how often a canary is wrongly promoted, and how soon a better one is found (a minute)
 	@$(BIN)/python -m tests.bench.sequential $(ARGS)
+
+bench-lora: setup ## Measure what an adapter costs on the CPU (about 15 minutes; the machine is to be idle)
+	@$(BIN)/python -m tests.bench.lora $(ARGS)
+
+bench-swap: setup ## Measure swaps under running streams (about 15 minutes; the machine is to be idle)
+	@$(BIN)/python -m tests.bench.swap $(ARGS)
 
 learn: setup ## Measure what each recipe learns from 96 votes (hours; ARGS="--minutes 30", run again to go on)
 	@$(BIN)/python -m tests.bench.learn $(ARGS)
