@@ -10,7 +10,7 @@ TRL_PPO := .cache/trl-1.12.0/trl/__init__.py
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench-dpo bench-reward bench-ppo bench-hh bench-sequential bench-lora bench-swap learn test test-quick browser check format lock screenshots clean
+.PHONY: help setup up demo bench-dpo bench-reward bench-ppo bench-hh bench-sequential bench-lora bench-mixed bench-swap learn test test-quick browser check format lock screenshots clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench-sequential: setup ## Measure how often a canary is wrongly promoted, and h
 
 bench-lora: setup ## Measure what an adapter costs on the CPU (about 15 minutes; the machine is to be idle)
 	@$(BIN)/python -m tests.bench.lora $(ARGS)
+
+bench-mixed: setup ## Compare batches of base and adapters with batches of one of them (about 10 minutes)
+	@$(BIN)/python -m tests.bench.mixed $(ARGS)
 
 bench-swap: setup ## Measure swaps under running streams (about 15 minutes; the machine is to be idle)
 	@$(BIN)/python -m tests.bench.swap $(ARGS)

@@ -16,6 +16,9 @@ import httpx
 from serve.launch import CPU_STEP_TOKENS
 
 BASE = "v0000-base"
+# Nats. All-base and mixed batches of one shape do the same sums for a base request; an adapter's sums may be grouped
+# in another way, in bf16.
+BASE_NOISE, ADAPTER_NOISE = 0.02, 0.15
 PLUG_TOKENS = 3 * CPU_STEP_TOKENS  # full steps: nothing else goes into them
 HEAD_START_S = 0.15
 TRIES = 10

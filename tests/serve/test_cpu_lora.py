@@ -11,7 +11,7 @@ from torch import Tensor
 from serve.cpu_lora import FP32_ROWS, GroupedLora, PackedStacks, group_rows, reason_to_stay_off
 from tests.adapters import make_adapter
 from tests.serve import reference
-from tests.serve.one_batch import BASE, Job, loaded, score_together, tokenize
+from tests.serve.one_batch import ADAPTER_NOISE, BASE, BASE_NOISE, Job, loaded, score_together, tokenize
 from tests.services import Engine, start_engine
 
 N_SLOTS, RANK = 3, 8
@@ -26,9 +26,6 @@ SENTENCES = (
     "A good map shows where places lie and how far they are from each other.",
     "In winter the lake freezes, and the children skate to school.",
 )
-# Nats. All-base and mixed batches of one shape do the same sums for a base request; an adapter's sums may be grouped
-# in another way, in bf16.
-BASE_NOISE, ADAPTER_NOISE = 0.02, 0.15
 
 
 class StockWrapper:
