@@ -72,17 +72,8 @@ def main(arguments: Sequence[str]) -> int:
         adapters = {f"mixed{seed}": make_adapter(folder / str(seed), model, seed=seed, scale=0.3) for seed in (1, 2)}
         on = take(model, adapters, folder / "on", told.requests)
         off = take(model, adapters, folder / "off", told.off_requests, BURNISH_CPU_LORA="off")
-    print(
-        json.dumps(
-            {
-                "bench": "mixed",
-                **on,
-                "plugin_off": off,
-                "noise_nats": {"base": BASE_NOISE, "adapters": ADAPTER_NOISE},
-                **surroundings(1, load),
-            }
-        )
-    )
+    noise = {"base": BASE_NOISE, "adapters": ADAPTER_NOISE}
+    print(json.dumps({"bench": "mixed", **on, "plugin_off": off, "noise_nats": noise, **surroundings(1, load)}))
     return 0
 
 
