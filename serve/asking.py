@@ -6,7 +6,7 @@ anew, a stream goes on where it broke off. What can be neither ends with the err
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
@@ -124,7 +124,7 @@ class Asking:
 
     def _route(self) -> Route:
         try:
-            return self.fleet.route(self.wanted, without=self._failed)
+            return self.fleet.route(replace(self.wanted, begun=bool(self._failed)), without=self._failed)
         except ApiError:
             if self._failed:
                 raise list(self._failed.values())[-1] from None

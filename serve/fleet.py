@@ -43,12 +43,16 @@ class Route:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a request needs. Those with the same `key` come to the same replica as long as `sticky` asks for it."""
+    """What a request needs. Those with the same `key` come to the same replica as long as `sticky` asks for it.
+
+    Its answer may have `begun` on a replica that has gone since.
+    """
 
     policy: Policy
     live: bool
     key: str
     sticky: bool
+    begun: bool = False
 
 
 class Fleet:
@@ -57,7 +61,9 @@ class Fleet:
     def __init__(self, replicas: Iterable[Replica]) -> None:
         self.replicas = tuple(replicas)
         for replica in self.replicas:
-            replica.swap.peers = self._peers_of(replica)
+            others = _Others(tuple(other for other in self.replicas if other is not replica))
+            replica.swap.peers = others.scores
+            replica.swap.used_elsewhere = others.use
 
     # Running -----------------------------------------------------------------------------------------------------
     def open(self) -> list[asyncio.Task[None]]:
@@ -96,7 +102,7 @@ class Fleet:
             if replica.name in without:
                 continue
             try:
-                engine_model = replica.shelf.engine_name(wanted.policy, live=wanted.live)
+                engine_model = replica.shelf.engine_name(wanted.policy, live=wanted.live, begun=wanted.begun)
                 ready[replica.name] = Route(replica, engine_model)
             except ApiError as error:
                 problems.append((replica.shelf.models is not None, error))
@@ -156,22 +162,25 @@ class Fleet:
         loads = list(self.loads_of(policy).values())
         return next((load for load in loads if load.state is LoadState.loaded), loads[0] if loads else None)
 
-    def _peers_of(self, replica: Replica) -> "_Peers":
-        return _Peers(tuple(other for other in self.replicas if other is not replica))
-
 
 @dataclass(frozen=True)
-class _Peers:
+class _Others:
+    """What one replica is told of its peers."""
+
     replicas: tuple[Replica, ...]
 
-    def __call__(self, version: Version) -> Mapping[str, Rows]:
-        """What a version's probes scored on each of these replicas that has it loaded."""
+    def scores(self, version: Version) -> Mapping[str, Rows]:
+        """What a version's probes scored on each that has it loaded."""
         loads = {replica.name: replica.shelf.loads.get(version) for replica in self.replicas}
         return {
             name: load.scores
             for name, load in loads.items()
             if load is not None and load.state is LoadState.loaded and load.scores is not None
         }
+
+    def use(self, version: Version) -> bool:
+        """Whether any of them answers with a version now."""
+        return any(replica.shelf.in_flight[version] for replica in self.replicas)
 
 
 def _most_telling(problems: list[tuple[bool, ApiError]]) -> ApiError:

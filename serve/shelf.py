@@ -89,19 +89,20 @@ class Shelf:
             return Load(LoadState.loaded if self.models else LoadState.loading)
         return self.loads.get(policy.version)
 
-    def engine_name(self, policy: Policy, *, live: bool) -> str:
+    def engine_name(self, policy: Policy, *, live: bool, begun: bool = False) -> str:
         """The engine's name for a policy that is loaded now.
 
         EngineUnavailable while it is expected to come (the engine is away, or the live version is being loaded),
         ModelNotFound for a version that nobody keeps loaded. One that drains is refused too, or those who pin it
-        would keep it loaded for ever; unless it is live again, which the swap's next look will see.
+        would keep it loaded for ever; unless it is live again, which the swap's next look will see, or the answer was
+        `begun` before, on another replica.
         """
         if self.models is None:
             raise EngineUnavailable("the engine is away; it is being waited for, the request may be sent again")
         if policy.adapter is None:
             return self.models.base
         load = self.loads.get(policy.version)
-        usable = (LoadState.loaded, LoadState.draining) if live else (LoadState.loaded,)
+        usable = (LoadState.loaded, LoadState.draining) if live or begun else (LoadState.loaded,)
         if load is not None and load.state in usable:
             return policy.version
         if load is not None and load.state is LoadState.draining:

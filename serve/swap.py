@@ -65,7 +65,8 @@ def _may_retry(load: Load) -> bool:
 class Swap:
     """Runs the loop; `view` gives the registry as last seen, None before that.
 
-    `peers` gives what the probes of a version scored on other replicas, by the replica's name.
+    `peers` gives what the probes of a version scored on other replicas, by the replica's name. `used_elsewhere` says
+    whether one of them answers with it: should it die, its answers go on here.
     """
 
     engine: Engine
@@ -74,6 +75,7 @@ class Swap:
     metrics: Metrics
     view: Callable[[], RegistryView | None]
     peers: Callable[[Version], Mapping[str, Rows]] = lambda version: {}
+    used_elsewhere: Callable[[Version], bool] = lambda version: False
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _held: Counter[Version] = field(default_factory=Counter)
@@ -210,7 +212,7 @@ class Swap:
                 if version in models.adapters:
                     await self.engine.unload(version)
                 continue
-            if version in self._kept() or self.shelf.in_flight[version]:
+            if version in self._kept() or self.shelf.in_flight[version] or self.used_elsewhere(version):
                 continue
             self.shelf.loads.pop(version, None)
             await self.engine.unload(version)

@@ -1,6 +1,7 @@
 """Two replicas that answer as one, with what can go wrong on one of them, on two fake engines."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,3 +195,22 @@ def test_an_answer_is_cut_only_when_no_replica_is_left(pair: Pair) -> None:
     events = streamed(pair.api, ask())
     assert events[-1]["error"]["code"] == "engine_unavailable"
     assert text_of(events[:-1]) == "".join(WORDS[:5])
+
+
+def test_a_version_stays_where_its_answers_could_go_on_until_the_last_of_them_has_ended(
+    pair: Pair, two_adapters: tuple[Path, Path]
+) -> None:
+    old = go_live(pair.api, pair.publisher, two_adapters[0])
+    pair.one.behave(cut_after=4)
+    pair.one.held = True
+    with ThreadPoolExecutor(1) as pool:
+        broken = pool.submit(streamed, pair.api, pair.body_for(pair.one))
+        wait_until(lambda: pair.one.running == 1, within_s=10, what="it has begun")
+        for adapter in (two_adapters[1], two_adapters[0], two_adapters[1]):
+            go_live(pair.api, pair.publisher, adapter)
+        wait_until(lambda: pair.state_on(pair.two, old) == "draining", within_s=10, what="nobody wants it any more")
+        pair.one.held = False
+        events = broken.result()
+    assert text_of(events) == "".join(WORDS)
+    assert {event["model"] for event in events[:-1]} == {f"burnish@{old}"}
+    wait_until(lambda: old not in pair.two.adapters, within_s=10, what="it is unloaded then")
