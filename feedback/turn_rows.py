@@ -1,4 +1,7 @@
-"""Turns in Redis: one row each for 30 days, found by id or through the indexes of a tenant, a person and a session."""
+"""Turns in Redis: one row each for 30 days, found by id or through the indexes of a tenant, a person and a session.
+
+One script appends them, called by a thread (`TurnRows`) or from an event loop (`TurnWriter`).
+"""
 
 import logging
 from collections import defaultdict
@@ -6,9 +9,10 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import ValidationError
 
-from feedback.connection import Client, translated
-from feedback.ids import TenantId, TurnId, UserId
+from feedback.connection import Client, lua, translated
+from feedback.ids import LineName, TenantId, TurnId, UserId
 from feedback.keyspace import Keyspace
+from feedback.link import Link, LoopScript
 from feedback.turns import Turn
 
 TURN_TTL_S = 30 * 24 * 3600
@@ -22,6 +26,7 @@ class TurnRows:
     def __init__(self, client: Client, keys: Keyspace) -> None:
         self._client = client
         self._keys = keys
+        self._append = lua(client, "append_turns")
 
     def append(self, turns: Sequence[Turn]) -> None:
         """Keeps turns, all or none; on disk when it returns. Appending a turn again changes nothing.
@@ -29,18 +34,9 @@ class TurnRows:
         The indexes forget what is 30 days older than the newest turn they are given; a turn that an event is about
         stays, and is found through the event.
         """
-        indexes: dict[str, dict[TurnId, float]] = defaultdict(dict)
+        keys, args = appending(turns, self._keys)
         with translated():
-            pipe = self._client.pipeline(transaction=True)
-            for turn in turns:
-                pipe.set(self._keys.turn(turn.id), turn.model_dump_json(exclude_none=True), ex=TURN_TTL_S, nx=True)
-                for index in self._indexes(turn):
-                    indexes[index][turn.id] = turn.at
-            for index, times in indexes.items():
-                pipe.zadd(index, times)
-                pipe.zremrangebyscore(index, "-inf", f"({max(times.values()) - TURN_TTL_S}")
-                pipe.expire(index, TURN_TTL_S)
-            pipe.execute()
+            self._append(keys=keys, args=args)
 
     def get(self, turn_ids: Iterable[TurnId]) -> dict[TurnId, Turn]:
         """Those of the turns that are still kept. A row that cannot be read is logged and counts as not kept."""
@@ -71,12 +67,46 @@ class TurnRows:
             found += [turn for turn in self.get(ids).values() if turn.tenant == tenant and user in (None, turn.user)]
         return found[:limit]
 
-    def _indexes(self, turn: Turn) -> list[str]:
-        named = {"user": turn.user, "session": turn.session}
-        return [
-            self._keys.turns_of(turn.tenant),
-            *(self._keys.turns_of(turn.tenant, field, value) for field, value in named.items() if value is not None),
-        ]
+
+class TurnWriter:
+    """Appends the turns of one line from an event loop."""
+
+    def __init__(self, link: Link, line: LineName) -> None:
+        self._link = link
+        self._keys = Keyspace(line)
+        self._script = LoopScript("append_turns")
+
+    async def append(self, turns: Sequence[Turn]) -> None:
+        """As `TurnRows.append`."""
+        keys, args = appending(turns, self._keys)
+        await self._link.run(self._script, keys, args)
+
+    async def close(self) -> None:
+        await self._link.close()
+
+
+def appending(turns: Sequence[Turn], keys: Keyspace) -> tuple[list[str], list[str | int | float]]:
+    """Keys and arguments of the script `append_turns`."""
+    indexes: dict[str, list[tuple[float, TurnId]]] = defaultdict(list)
+    for turn in turns:
+        for index in _indexes(turn, keys):
+            indexes[index].append((turn.at, turn.id))
+    args: list[str | int | float] = [len(turns), TURN_TTL_S]
+    args += (turn.model_dump_json(exclude_none=True) for turn in turns)
+    for entries in indexes.values():
+        newest = max(at for at, _ in entries)
+        args += (f"({newest - TURN_TTL_S}", len(entries))
+        for at, turn_id in entries:
+            args += (at, turn_id)
+    return [*(keys.turn(turn.id) for turn in turns), *indexes], args
+
+
+def _indexes(turn: Turn, keys: Keyspace) -> list[str]:
+    named = {"user": turn.user, "session": turn.session}
+    return [
+        keys.turns_of(turn.tenant),
+        *(keys.turns_of(turn.tenant, field, value) for field, value in named.items() if value is not None),
+    ]
 
 
 def _turn(turn_id: TurnId, row: str | None) -> Turn | None:

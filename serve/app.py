@@ -23,10 +23,12 @@ from feedback.jobs import JobStore
 from feedback.keyspace import Keyspace
 from feedback.lease import Lease
 from feedback.ledger import Ledger
+from feedback.link import Link
 from feedback.policies import RegistryView
 from feedback.quota import QuotaLedger
 from feedback.registry import Registry
 from feedback.traffic_rows import TrafficRows
+from feedback.turn_rows import TurnWriter
 from serve.access import KeyRing, hang_doors, needs
 from serve.adapter_files import base_shapes
 from serve.body_limit import BodyLimit
@@ -115,7 +117,7 @@ def build_parts(settings: Settings) -> Parts:
         fleet.look_again()
 
     turn_log = TurnLog(
-        Ledger(connect(settings.redis_url), line),
+        TurnWriter(Link(settings.redis_url), line),
         capacity=settings.gateway.turn_queue,
         patience_s=settings.gateway.turn_patience_s,
         dropped=metrics.turns_dropped.inc,
@@ -168,7 +170,7 @@ def build_app(parts: Parts) -> FastAPI:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
         await parts.limiter.quotas.close(_FLUSH_S)
-        await asyncio.to_thread(parts.turn_log.close, _FLUSH_S)
+        await parts.turn_log.close(_FLUSH_S)
         await parts.fleet.close()
 
     app = FastAPI(title="Burnish", lifespan=lifespan, openapi_url=None, redirect_slashes=False)

@@ -1,7 +1,7 @@
 """What becomes of turns while Redis is away, and of those who ask for them then."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,8 @@ import pytest
 from feedback.connection import connect
 from feedback.ids import TenantId
 from feedback.ledger import Ledger
+from feedback.link import Link
+from feedback.turn_rows import TurnWriter
 from serve.turn_log import TurnLog
 from tests.feedback.makers import TENANT, make_turn
 from tests.serve.publish import LINE
@@ -27,14 +29,13 @@ def redis(tmp_path: Path) -> Iterator[MortalRedis]:
 
 
 @pytest.fixture
-def turn_log(redis: MortalRedis, monkeypatch: pytest.MonkeyPatch) -> Iterator[TurnLog]:
+async def turn_log(redis: MortalRedis, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TurnLog]:
     """A log that tries again only when it is told to."""
     monkeypatch.setattr("serve.turn_log._RETRY_S", 3600)
-    ledger = Ledger(connect(redis.url), LINE)
-    log = TurnLog(ledger, capacity=10, patience_s=1, dropped=lambda turns: None)
+    log = TurnLog(TurnWriter(Link(redis.url), LINE), capacity=10, patience_s=1, dropped=lambda turns: None)
     log.start()
     yield log
-    log.close(within_s=5)
+    await log.close(within_s=5)
 
 
 async def written(turn_log: TurnLog) -> None:
