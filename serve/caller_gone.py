@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from starlette.types import Receive
@@ -16,22 +17,33 @@ class CallerGone(Exception):
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`. When the caller leaves first, `work` is cancelled, waited for, and CallerGone is raised.
 
-    The request's body must have been read before: what `receive` still brings is taken for a farewell.
+    The request's body must have been read before: what `receive` still brings is taken for a farewell. The work stays
+    in the caller's own task, for every request would pay for another one.
     """
-    working = asyncio.create_task(work)
+    working = asyncio.current_task()
+    assert working is not None
+    gone = False
+
+    def interrupt(_: asyncio.Task[None]) -> None:
+        nonlocal gone
+        gone = True
+        working.cancel()
+
     leaving = asyncio.create_task(_left(receive))
+    leaving.add_done_callback(interrupt)
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise CallerGone
+        return await work
+    except asyncio.CancelledError:
+        # Somebody else may have cancelled this task too, and is to be obeyed.
+        if gone and working.uncancel() == 0:
+            raise CallerGone from None
+        raise
     finally:
-        for task in (working, leaving):
-            if not task.done():
-                task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        leaving.remove_done_callback(interrupt)
+        leaving.cancel()
 
 
 async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    with suppress(OSError):
+        while (await receive())["type"] != "http.disconnect":
+            pass
