@@ -14,6 +14,7 @@ import aiohttp
 import orjson
 
 from feedback.ids import BASE_VERSION, Version
+from serve.engine_wire import EngineWire, WireAnswer, WireFailed
 from serve.errors import ApiError, EngineFailed, EngineRefused, EngineUnavailable
 from serve.events import split_events
 
@@ -23,7 +24,6 @@ _JSON = {"content-type": "application/json"}
 # vLLM closes idle connections after 5 s; a request sent at that moment would fail although the engine is well.
 _IDLE_CONNECTION_S = 3
 _CONNECT_S = 5
-_SILENCE_S = 600
 _CONTROL = aiohttp.ClientTimeout(total=120, sock_connect=_CONNECT_S)
 _GLANCE = aiohttp.ClientTimeout(total=5)
 
@@ -58,16 +58,16 @@ class Engine:
         self.name = url.partition("://")[2]
         self._answers: set[asyncio.Timeout] = set()
         self._is_stopping = False
+        self._wire = EngineWire(url)
 
     def open(self) -> None:
-        """Belongs to the running event loop from here on. As many connections as there are requests."""
+        """Belongs to the running event loop from here on."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_CONNECTION_S),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S),
-            auto_decompress=False,
         )
 
     async def close(self) -> None:
+        self._wire.close()
         await self._session.close()
 
     def hang_up(self) -> None:
@@ -144,20 +144,20 @@ class Engine:
         Leaving the block closes the connection, upon which vLLM stops generating.
         """
         async with self._posted(path, body) as response:
-            yield _payloads(response)
+            yield _Payloads(response)
 
     @asynccontextmanager
-    async def _posted(self, path: str, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _posted(self, path: str, body: bytes) -> AsyncIterator[WireAnswer]:
         try:
             async with self._until_hung_up():
-                response = await self._session.post(self._url + path, data=body, headers=_JSON)
+                answer = await self._wire.post(path, body)
                 try:
-                    if response.status != 200:
-                        raise await self._refusal(response)
-                    yield response
+                    if answer.status != 200:
+                        raise await self._refusal(answer)
+                    yield answer
                 finally:
-                    response.close()
-        except (aiohttp.ClientError, TimeoutError) as error:
+                    answer.close()
+        except (WireFailed, TimeoutError) as error:
             raise self._unreachable(error) from error
 
     @asynccontextmanager
@@ -185,7 +185,7 @@ class Engine:
             raise self._unreachable(error) from error
         return orjson.loads(raw) if raw.startswith(b"{") else raw
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> ApiError:
+    async def _refusal(self, response: aiohttp.ClientResponse | WireAnswer) -> ApiError:
         """vLLM's error in ours. Its 500 may mean that its core has died, which only /health tells."""
         message, param = read_error(await response.read())
         if response.status == 404:
@@ -199,7 +199,7 @@ class Engine:
     def _unreachable(self, error: Exception) -> EngineUnavailable:
         if self._is_stopping:
             return EngineUnavailable("this gateway is stopping; send the request again")
-        kind = type(error).__name__
+        kind = str(error) if isinstance(error, WireFailed) else type(error).__name__
         return EngineUnavailable(f"the engine is away ({kind}); it is being waited for, the request may be sent again")
 
 
@@ -212,9 +212,19 @@ def read_error(raw: bytes) -> tuple[str, str | None]:
         return raw[:200].decode("utf-8", "replace") or "no reason given", None
 
 
-async def _payloads(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:
-    rest = b""
-    async for chunk in response.content.iter_any():
-        payloads, rest = split_events(rest + chunk)
-        if payloads:
-            yield payloads
+class _Payloads:
+    """No generator: one that is left before its end costs a task to close."""
+
+    def __init__(self, answer: WireAnswer) -> None:
+        self._answer = answer
+        self._rest = b""
+
+    def __aiter__(self) -> AsyncIterator[list[bytes]]:
+        return self
+
+    async def __anext__(self) -> list[bytes]:
+        while piece := await self._answer.piece():
+            payloads, self._rest = split_events(self._rest + piece)
+            if payloads:
+                return payloads
+        raise StopAsyncIteration
