@@ -7,10 +7,11 @@ UV ?= uv
 # Where `make lock` may look for wheels beside pip's sources, e.g. LOCK_FLAGS="--find-links /some/folder".
 LOCK_FLAGS ?=
 TRL_PPO := .cache/trl-1.12.0/trl/__init__.py
+LITELLM := .cache/litellm-1.109.1/bin/litellm
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench-dpo bench-reward bench-ppo bench-hh bench-sequential bench-lora bench-mixed bench-swap learn test test-quick browser check format lock screenshots clean
+.PHONY: help setup up demo bench-dpo bench-reward bench-ppo bench-hh bench-sequential bench-lora bench-mixed bench-swap bench-gateway learn test test-quick browser check format lock screenshots clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +52,16 @@ bench-mixed: setup ## Compare batches of base and adapters with batches of one o
 
 bench-swap: setup ## Measure swaps under running streams (about 15 minutes; the machine is to be idle)
 	@$(BIN)/python -m tests.bench.swap $(ARGS)
+
+bench-gateway: setup $(LITELLM) ## Measure the gateway against LiteLLM's proxy (a quarter of an hour; the machine is to be idle)
+	@$(BIN)/python -m tests.bench.gateway $(ARGS)
+
+# An environment of its own. Where an index lacks what its newest needs ask for, those of an earlier release serve it.
+$(LITELLM):
+	@$(BIN)/python -m venv $(dir $(@D))
+	@$(@D)/pip install --quiet --disable-pip-version-check "litellm[proxy]<=1.109.1" httptools
+	@$(@D)/pip install --quiet --disable-pip-version-check --no-deps litellm==1.109.1
+	@touch $@
 
 learn: setup ## Measure what each recipe learns from 96 votes (hours; ARGS="--minutes 30", run again to go on)
 	@$(BIN)/python -m tests.bench.learn $(ARGS)

@@ -16,7 +16,7 @@ import orjson
 from feedback.ids import BASE_VERSION, Version
 from serve.engine_wire import EngineWire, WireAnswer, WireFailed
 from serve.errors import ApiError, EngineFailed, EngineRefused, EngineUnavailable
-from serve.events import split_events
+from serve.events import DONE, split_events
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETION_PATH = "/v1/completions"
@@ -226,5 +226,6 @@ class _Payloads:
         while piece := await self._answer.piece():
             payloads, self._rest = split_events(self._rest + piece)
             if payloads:
+                self._answer.nothing_follows = payloads[-1] == DONE
                 return payloads
         raise StopAsyncIteration

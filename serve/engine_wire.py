@@ -86,6 +86,8 @@ class WireAnswer(asyncio.Protocol):
     """One connection, and the answer that is coming over it."""
 
     status: int
+    nothing_follows: bool
+    """To be set by who reads the body, once all has come that matters but not its end."""
     _transport: Any  # uvloop's own, which is no asyncio.Transport
 
     def __init__(self, wire: EngineWire) -> None:
@@ -128,13 +130,13 @@ class WireAnswer(asyncio.Protocol):
         self._unread_bytes = 0
         return piece
 
-    def close(self, *, nothing_follows: bool = False) -> None:
+    def close(self) -> None:
         """Keeps the connection where the answer is whole, or about to be (`nothing_follows`); else ends it at once."""
         if self._watch is not None:
             self._watch.cancel()
         if self._is_whole and self._can_stay and self._failure is None:
             self._wire.keep(self)
-        elif nothing_follows and self._failure is None:
+        elif self.nothing_follows and self._failure is None:
             self._lingers = True
             self._watch = self._loop.call_later(_LINGER_S, self.abort)
         else:
@@ -189,7 +191,7 @@ class WireAnswer(asyncio.Protocol):
         self.heard_at = time.monotonic()
         self._body: list[bytes] = []
         self._unread_bytes = 0
-        self._expects = self._is_whole = self._can_stay = self._lingers = False
+        self.nothing_follows = self._expects = self._is_whole = self._can_stay = self._lingers = False
 
     async def _news(self) -> None:
         if self._failure is not None:

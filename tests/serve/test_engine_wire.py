@@ -127,7 +127,8 @@ async def test_what_is_about_to_end_is_waited_for_and_keeps_its_connection() -> 
         for _ in range(2):
             coming = await wire.post("/path", b"{}")
             assert await coming.piece() == b"DONE"
-            coming.close(nothing_follows=True)
+            coming.nothing_follows = True
+            coming.close()
             await asyncio.sleep(0.1)
         assert len(callers) == 1
 
