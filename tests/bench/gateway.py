@@ -42,8 +42,13 @@ def main(arguments: Sequence[str]) -> int:
         rounds = against_mock(told, Path(work), model)
         print(figures.table(rounds), file=sys.stderr)
         speeds = against_real(told, Path(work), model)
+        sync_ms = disk_sync_ms(Path(work))
     about = {"rounds": told.rounds, "requests": told.requests, "tokens": told.tokens, "streams": told.streams}
-    print(json.dumps({"bench": "gateway", **figures.result(rounds, speeds), **about, **surroundings(load)}))
+    print(
+        json.dumps(
+            {"bench": "gateway", **figures.result(rounds, speeds), **about, **surroundings(load), "sync_ms": sync_ms}
+        )
+    )
     return 0
 
 
@@ -152,6 +157,18 @@ def tokens_per_s(side: Side, *, tokens: int, streams: int = 8) -> float:
     for connection in connections:
         connection.close()
     return tokens_of(seen) / seconds
+
+
+def disk_sync_ms(folder: Path, times: int = 200) -> float:
+    """What the disk takes to keep two kilobytes, the median: every turn waits for that, and no other side does."""
+    took_s = []
+    with (folder / "synced").open("wb", buffering=0) as file:
+        for _ in range(times):
+            started = time.perf_counter()
+            file.write(bytes(2000))
+            os.fdatasync(file.fileno())
+            took_s.append(time.perf_counter() - started)
+    return round(figures.median(took_s) * 1000, 3)
 
 
 def surroundings(load: float) -> dict[str, Any]:
