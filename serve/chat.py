@@ -181,12 +181,12 @@ class Completions:
                         headers = [*_STREAM_HEADERS, _policy_header(telling)]
                         await send({"type": "http.response.start", "status": 200, "headers": headers})
                         started = True
-                    if batch.last and started:
-                        await self._keep(telling)
-                        await send({"type": "http.response.body", "body": content + DONE_EVENT})
-                        return
                     if content:
                         await send({"type": "http.response.body", "body": content, "more_body": True})
+                    if batch.last and started:
+                        await self._keep(telling)
+                        await send({"type": "http.response.body", "body": DONE_EVENT})
+                        return
             raise EngineUnavailable("the engine sent an empty answer; send the request again")
         except ApiError as error:
             if not started:
