@@ -63,7 +63,7 @@ class Link:
 
     async def _sent(self, command: Sequence[Argument]) -> Any:
         """A call that fails, or is cancelled, takes the connection with it: nobody else gets its answer."""
-        await self._connection.send_packed_command(self._connection.pack_command(*command), check_health=False)
+        await self._connection.send_packed_command(_packed(command), check_health=False)
         return await self._connection.read_response()
 
 
@@ -73,3 +73,9 @@ class LoopScript:
     def __init__(self, name: str) -> None:
         self.text = files("feedback").joinpath("lua", f"{name}.lua").read_text()
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _packed(command: Sequence[Argument]) -> bytes:
+    """A command as Redis reads it: an array of strings. In one piece, which is one write."""
+    words = [word if isinstance(word, bytes) else str(word).encode() for word in command]
+    return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
