@@ -6,8 +6,6 @@ from importlib.resources import files
 from typing import Any, TypeAlias
 
 import redis
-import redis.asyncio
-from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
@@ -15,9 +13,6 @@ from feedback.errors import LedgerUnavailable
 
 Client: TypeAlias = Any
 """A connected redis-py client that decodes replies to str, which redis-py's own types cannot say."""
-
-AsyncClient: TypeAlias = Any
-"""The same for asyncio; belongs to the event loop that uses it first."""
 
 
 def connect(url: str, *, timeout_s: float = 2.0) -> Client:
@@ -33,17 +28,6 @@ def connect(url: str, *, timeout_s: float = 2.0) -> Client:
         socket_connect_timeout=timeout_s,
         health_check_interval=15,
         retry=Retry(ExponentialBackoff(base=0.02, cap=0.1), retries=1),
-    )
-
-
-def connect_async(url: str, *, timeout_s: float = 2.0) -> AsyncClient:
-    """As `connect`, lost replies too, for an event loop: where a thread a call would take longer than the call."""
-    return redis.asyncio.Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=AsyncRetry(ExponentialBackoff(base=0.02, cap=0.1), retries=1),
     )
 
 

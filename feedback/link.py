@@ -11,7 +11,7 @@ from typing import Any
 
 from redis.asyncio import ConnectionPool
 from redis.exceptions import ConnectionError as Broken
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from feedback.connection import translated
 
@@ -29,42 +29,43 @@ class Link:
         self._turn = asyncio.Lock()
 
     async def call(self, *command: Argument) -> Any:
-        """The answer to one command; LedgerUnavailable when there is none in time.
+        """The answer to one command; LedgerUnavailable when there is none in time, or Redis refuses it."""
+        return _told(*await self.trip([command]))
 
-        As `connection.connect` does, it sends a call again once when the connection breaks, though Redis may have done
-        it already.
+    async def run(self, script: "LoopScript", keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        """The answer of a script, which is brought to Redis where it is not known there."""
+        (reply,) = await self.trip([("EVALSHA", script.digest, len(keys), *keys, *args)])
+        if isinstance(reply, NoScriptError):
+            (reply,) = await self.trip([("EVAL", script.text, len(keys), *keys, *args)])
+        return _told(reply)
+
+    async def trip(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """The answers to commands that are sent at once; in the place of one that Redis refused stands its RedisError.
+
+        LedgerUnavailable when they do not all come in time. As `connection.connect` does, it sends everything again
+        once when the connection breaks, though Redis may have done it already.
         """
         async with self._turn:
             with translated():
                 async with asyncio.timeout(self._timeout_s):
-                    return await self._call(command)
-
-    async def run(self, script: "LoopScript", keys: Sequence[str], args: Sequence[Argument]) -> Any:
-        """The answer of a script, which is brought to Redis where it is not known there."""
-        async with self._turn:
-            with translated():
-                async with asyncio.timeout(self._timeout_s):
                     try:
-                        return await self._call(("EVALSHA", script.digest, len(keys), *keys, *args))
-                    except NoScriptError:
-                        return await self._call(("EVAL", script.text, len(keys), *keys, *args))
+                        return await self._sent(commands)
+                    except Broken:
+                        return await self._sent(commands)
 
     async def close(self) -> None:
         await self._connection.disconnect(nowait=True)
 
-    async def _call(self, command: Sequence[Argument]) -> Any:
-        was_connected = self._connection.is_connected
-        try:
-            return await self._sent(command)
-        except Broken:
-            if not was_connected:
-                raise
-            return await self._sent(command)
-
-    async def _sent(self, command: Sequence[Argument]) -> Any:
-        """A call that fails, or is cancelled, takes the connection with it: nobody else gets its answer."""
-        await self._connection.send_packed_command(_packed(command), check_health=False)
-        return await self._connection.read_response()
+    async def _sent(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """A trip that fails, or is cancelled, takes the connection with it: nobody else gets its answers."""
+        await self._connection.send_packed_command(b"".join(map(_packed, commands)), check_health=False)
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(await self._connection.read_response())
+            except ResponseError as error:
+                replies.append(error)
+        return replies
 
 
 class LoopScript:
@@ -73,6 +74,13 @@ class LoopScript:
     def __init__(self, name: str) -> None:
         self.text = files("feedback").joinpath("lua", f"{name}.lua").read_text()
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _told(reply: Any) -> Any:
+    if isinstance(reply, ResponseError):
+        with translated():
+            raise reply
+    return reply
 
 
 def _packed(command: Sequence[Argument]) -> bytes:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from redis.exceptions import NoScriptError, RedisError
 
-from feedback.connection import AsyncClient, Script, lua, translated
 from feedback.errors import LedgerUnavailable
 from feedback.ids import KeyId, new_nonce
 from feedback.keyspace import minute, quota
+from feedback.link import Argument, Link, LoopScript
 
 MINUTE_S = 60
 _TRIP = 256
@@ -71,26 +71,28 @@ def remembered(reservation: Reservation, used_tokens: int | None) -> int | None:
 
 @dataclass(frozen=True)
 class _Call:
-    script: Script
+    script: LoopScript
     key_id: KeyId
-    args: Sequence[object]
+    args: Sequence[Argument]
     reply: asyncio.Future[list[int]] | None
 
 
 class QuotaLedger:
     """The minutes of all keys. Belongs to one event loop; calls that wait at the same time go in one trip."""
 
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
-        self._reserve = lua(client, "reserve_quota")
-        self._settle = lua(client, "settle_quota")
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._reserve = LoopScript("reserve_quota")
+        self._settle = LoopScript("settle_quota")
         self._calls: list[_Call] = []
         self._sender: asyncio.Task[None] | None = None
 
     async def reserve(self, reservation: Reservation) -> Reading:
         """Takes the reservation if it fits; else nothing is taken. LedgerUnavailable when Redis does not answer."""
         limits = reservation.limits
-        most = ["" if limit is None else limit for limit in (limits.requests_per_minute, limits.tokens_per_minute)]
+        most: list[Argument] = [
+            "" if limit is None else limit for limit in (limits.requests_per_minute, limits.tokens_per_minute)
+        ]
         reply: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         self._send(_Call(self._reserve, reservation.key_id, (reservation.id, reservation.tokens, *most), reply))
         taken, requests, tokens, empty_ms, fits_ms = await reply
@@ -108,8 +110,7 @@ class QuotaLedger:
 
     async def is_up(self) -> bool:
         try:
-            with translated():
-                return bool(await self._client.ping())
+            return bool(await self._link.call("PING"))
         except LedgerUnavailable:
             return False
 
@@ -117,7 +118,7 @@ class QuotaLedger:
         """Sends what waits and closes the connection."""
         if self._sender is not None:
             await self._sender
-        await self._client.aclose()
+        await self._link.close()
 
     def _send(self, call: _Call) -> None:
         self._calls.append(call)
@@ -128,27 +129,21 @@ class QuotaLedger:
         while self._calls:
             trip, self._calls = self._calls[:_TRIP], self._calls[_TRIP:]
             try:
-                with translated():
-                    replies = await self._travel(trip)
+                replies = await self._travel(trip)
             except LedgerUnavailable as error:
                 replies = [error] * len(trip)
             for call, reply in zip(trip, replies, strict=True):
                 _deliver(call, reply)
 
     async def _travel(self, trip: Sequence[_Call]) -> list[object]:
-        replies = await self._ask(trip)
+        commands: list[Sequence[Argument]] = [
+            ("EVALSHA", call.script.digest, 2, minute(call.key_id), quota(call.key_id), *call.args) for call in trip
+        ]
+        replies: list[object] = await self._link.trip(commands)
         if any(isinstance(reply, NoScriptError) for reply in replies):
             for script in (self._reserve, self._settle):
-                await self._client.script_load(script.script)  # type: ignore[attr-defined]
-            replies = await self._ask(trip)
-        return replies
-
-    async def _ask(self, trip: Sequence[_Call]) -> list[object]:
-        # Not through the scripts themselves: in a pipeline they ask first, each time, whether Redis knows them.
-        pipe = self._client.pipeline(transaction=False)
-        for call in trip:
-            pipe.evalsha(call.script.sha, 2, minute(call.key_id), quota(call.key_id), *call.args)  # type: ignore[attr-defined]
-        replies: list[object] = await pipe.execute(raise_on_error=False)
+                await self._link.call("SCRIPT", "LOAD", script.text)
+            replies = await self._link.trip(commands)
         return replies
 
 

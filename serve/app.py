@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute, Route
 
 from feedback.access_keys import KeyStore, Scope
-from feedback.connection import check_durability, connect, connect_async
+from feedback.connection import check_durability, connect
 from feedback.duels import DuelRows
 from feedback.ids import LineName, new_nonce
 from feedback.jobs import JobStore
@@ -126,9 +126,7 @@ def build_parts(settings: Settings) -> Parts:
     trials = Trials(DuelRows(redis, line, ledger), TrafficRows(redis, line))
     gateway = new_nonce()
     lease = Lease(redis, Keyspace(line).judge, holder=gateway, ttl_s=_JUDGE_LEASE_S)
-    quotas = Quotas(
-        QuotaLedger(connect_async(settings.redis_url)), settings.gateway.quota_patience_s, metrics.limits_alone.set
-    )
+    quotas = Quotas(QuotaLedger(Link(settings.redis_url)), settings.gateway.quota_patience_s, metrics.limits_alone.set)
     limiter = Limiter(
         quotas,
         fleet.count_tokens,

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from feedback.connection import connect, connect_async
+from feedback.connection import connect
 from feedback.errors import LedgerUnavailable
 from feedback.ids import KeyId
 from feedback.keyspace import minute, quota
+from feedback.link import Link
 from feedback.quota import KeyLimits, QuotaLedger, Reading, Reservation
 from tests.feedback.lossy_link import Fault, LossyLink, lossy_link
 
@@ -18,7 +19,7 @@ KEY = KeyId("key-1")
 
 @pytest.fixture
 async def ledger(redis_url: str) -> AsyncIterator[QuotaLedger]:
-    ledger = QuotaLedger(connect_async(redis_url))
+    ledger = QuotaLedger(Link(redis_url))
     yield ledger
     await ledger.close()
 
@@ -134,7 +135,7 @@ async def test_a_minute_that_is_left_alone_goes_by_itself(ledger: QuotaLedger, r
 
 async def test_several_gateways_share_a_limit_exactly(redis_url: str) -> None:
     """Each with a connection of its own, all at once, settling as they go: never more than the limit stands."""
-    ledgers = [QuotaLedger(connect_async(redis_url)) for _ in range(6)]
+    ledgers = [QuotaLedger(Link(redis_url)) for _ in range(6)]
 
     async def ask(ledger: QuotaLedger) -> Reading:
         return await ledger.reserve(make_reservation(7, most=100))
@@ -149,7 +150,7 @@ async def test_several_gateways_share_a_limit_exactly(redis_url: str) -> None:
 
 @pytest.mark.parametrize("settling", [False, True])
 async def test_a_call_whose_reply_is_lost_counts_once(settling: bool, redis_url: str, link: LossyLink) -> None:
-    ledger = QuotaLedger(connect_async(link.url))
+    ledger = QuotaLedger(Link(link.url))
     reservation = make_reservation(60, 5, 100)
     if settling:
         await ledger.reserve(reservation)
@@ -173,7 +174,7 @@ async def test_a_reservation_that_comes_again_late_changes_nothing(ledger: Quota
 
 
 async def test_closing_sends_what_was_settled(redis_url: str) -> None:
-    ledger = QuotaLedger(connect_async(redis_url))
+    ledger = QuotaLedger(Link(redis_url))
     reservations = [make_reservation(10, most=10_000) for _ in range(600)]
     await asyncio.gather(*(ledger.reserve(reservation) for reservation in reservations))
     for reservation in reservations:
@@ -190,7 +191,7 @@ async def test_a_redis_that_has_forgotten_the_scripts_is_told_them_again(ledger:
 
 
 async def test_a_redis_that_is_gone_is_told_as_such() -> None:
-    ledger = QuotaLedger(connect_async("redis://127.0.0.1:1/0"))
+    ledger = QuotaLedger(Link("redis://127.0.0.1:1/0"))
     assert not await ledger.is_up()
     with pytest.raises(LedgerUnavailable):
         await ledger.reserve(make_reservation(1, most=10))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from feedback.connection import connect_async
 from feedback.ids import KeyId
+from feedback.link import Link
 from feedback.quota import KeyLimits, QuotaLedger, Reservation
 from serve.local_quota import LocalQuota
 from serve.quotas import Quotas
@@ -44,7 +44,7 @@ async def until_shared(quotas: Quotas) -> None:
 
 @pytest.mark.parametrize("limits", [KeyLimits(5, 100), KeyLimits(None, 100), KeyLimits(5, None)])
 async def test_memory_and_redis_say_the_same(limits: KeyLimits, redis_url: str) -> None:
-    ledger, local = QuotaLedger(connect_async(redis_url)), LocalQuota()
+    ledger, local = QuotaLedger(Link(redis_url)), LocalQuota()
     draw, open_ones = random.Random(3), []
     for _ in range(300):
         if open_ones and draw.random() < 0.5:
@@ -86,7 +86,7 @@ async def test_without_redis_the_limit_goes_on_from_what_was_granted_here(
     redis: MortalRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[float] = []
-    ledger = QuotaLedger(connect_async(redis.url))
+    ledger = QuotaLedger(Link(redis.url))
     quotas = Quotas(ledger, 0.5, told.append)
     limits = KeyLimits(5)
     for _ in range(3):
@@ -105,7 +105,7 @@ async def test_without_redis_the_limit_goes_on_from_what_was_granted_here(
 
 
 async def test_a_redis_that_hangs_is_waited_for_once(redis: MortalRedis) -> None:
-    quotas = Quotas(QuotaLedger(connect_async(redis.url, timeout_s=0.3)), 0.05, lambda alone: None)
+    quotas = Quotas(QuotaLedger(Link(redis.url, timeout_s=0.3)), 0.05, lambda alone: None)
     limits = KeyLimits(100)
     await quotas.reserve(Reservation(KEY, limits, 0))
     redis.freeze()
