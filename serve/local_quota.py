@@ -1,6 +1,7 @@
 """The minutes of keys in this process's own memory: what `feedback.quota` counts in Redis, for when that is away."""
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,14 +13,15 @@ from feedback.quota import MINUTE_S, Reading, Reservation, remembered
 class _Minute:
     """When each reservation was taken and what it holds, oldest first, and the sum of them."""
 
-    entries: dict[str, tuple[float, int]] = field(default_factory=dict)
+    entries: OrderedDict[str, tuple[float, int]] = field(default_factory=OrderedDict)
     tokens: int = 0
 
     def forget_before(self, at: float) -> None:
-        for entry_id, (taken_at, tokens) in list(self.entries.items()):
+        while self.entries:
+            taken_at, tokens = next(iter(self.entries.values()))
             if taken_at > at:
                 return
-            del self.entries[entry_id]
+            self.entries.popitem(last=False)
             self.tokens -= tokens
 
 
