@@ -10,10 +10,11 @@ import orjson
 from feedback.ids import TenantId, TurnId, UserId
 from feedback.turns import Turn, prompt_key
 from serve.errors import BadRequest, Forbidden, NotFound
-from serve.fields import CHAT_FIELDS, COMPLETION_FIELDS, Field, Treatment, flag, text, whole, wrong
+from serve.field_checks import whole, wrong
+from serve.field_pairs import refuse_misfits
+from serve.fields import CHAT_FIELDS, COMPLETION_FIELDS, Field, Treatment
 
 Kind = Literal["chat", "completion"]
-ROLES = ("system", "developer", "user", "assistant", "tool")
 # Deeper than any JSON schema in use, and far from the 200 levels at which a recorded turn could not be read again.
 MAX_NESTING = 32
 
@@ -76,38 +77,35 @@ def cache_salt(tenant: TenantId) -> str:
 
 
 def parse_request(raw: bytes, kind: Kind, limits: Limits, *, operator: bool = False) -> Asked:
-    """Checks a body field by field; BadRequest names the field, quotes the value and says what it must be.
+    """Checks a body field by field, then which of them go together.
 
+    BadRequest names the field, quotes the value and says what it must be.
     Forbidden for callers who are no operators and use a field that is for operators.
     """
     body = _body_object(raw)
     table = CHAT_FIELDS if kind == "chat" else COMPLETION_FIELDS
-    given = {name: value for name, value in body.items() if value is not None}
-    engine_fields = {}
-    for name, value in given.items():
-        kept = _checked(name, value, table.get(name), operator=operator)
-        if kept is not None:
-            engine_fields[name] = kept
-    tokens = given.get("max_completion_tokens", given.get("max_tokens"))
-    if tokens is not None:
-        least = 0 if kind == "completion" and given.get("echo") else 1
-        name = "max_completion_tokens" if "max_completion_tokens" in given else "max_tokens"
-        engine_fields["max_tokens"] = whole(least, limits.max_tokens)(name, tokens)
-    metadata = _metadata(given.get("metadata", {}))
-    person = given.get("user", given.get("safety_identifier"))
+    given = {name: _checked(name, value, table, operator=operator) for name, value in body.items()}
+    for name in ("model", "messages" if kind == "chat" else "prompt"):
+        if given.get(name) is None:
+            _checked_by(table[name], name, None)
+    given = {name: value for name, value in given.items() if value is not None}
+    refuse_misfits(given)
+    engine_fields = {name: value for name, value in given.items() if table[name].treatment is Treatment.sent}
+    engine_fields |= _token_limit(given, kind, limits)
+    metadata = given.get("metadata", {})
     compare_with = metadata.get("compare_with")
     return Asked(
         kind=kind,
-        model=text(256)("model", given.get("model")),
-        messages=_messages(given.get("messages")) if kind == "chat" else (),
-        prompt=_prompt(given.get("prompt"), limits) if kind == "completion" else None,
+        model=given["model"],
+        messages=given.get("messages", ()),
+        prompt=_short_enough(given.get("prompt"), limits),
         engine_fields=engine_fields,
         n=whole(1, limits.max_n)("n", given.get("n", 1)),
-        stream=flag("stream", given.get("stream", False)),
-        wants_token_ids=flag("return_token_ids", given.get("return_token_ids", False)),
-        user=None if person is None else UserId(text(256)("user", person)),
+        stream=given.get("stream", False),
+        wants_token_ids=given.get("return_token_ids", False),
+        user=given.get("user", given.get("safety_identifier")),
         session=metadata.get("session"),
-        store=flag("store", given.get("store", True)),
+        store=given.get("store", True),
         compare_with=None if compare_with is None else TurnId(compare_with),
         may_duel=_may_duel(metadata),
     )
@@ -167,27 +165,24 @@ def _is_nested_beyond(most: int, value: Any) -> bool:
     return True
 
 
-def _checked(name: str, value: Any, field: Field | None, *, operator: bool) -> Any:
-    """The value to send on, or None for what the engine does not get."""
+def _checked(name: str, value: Any, table: Mapping[str, Field], *, operator: bool) -> Any:
+    """The value in the form to go on with, or None for what is left out or changes nothing."""
+    field = table.get(name)
     if field is None:
         raise BadRequest(f"unknown field {name[:80]!r}; leave it out", param=name[:80], code="unknown_parameter")
+    if value is None:
+        return None
     if field.treatment is Treatment.refused:
         raise BadRequest(f"{name} is refused: {field.why}", param=name, code="unsupported_parameter")
-    if field.check is not None:
-        value = field.check(name, value)
+    value = _checked_by(field, name, value)
     if field.operators and value != 0 and not operator:
         wanted = f"without the scope 'operator' it must be 0 or left out: {field.why}"
         raise Forbidden(f"{name} is {value}; {wanted}", param=name)
-    return value if field.treatment is Treatment.sent else None
+    return None if field.treatment is Treatment.ignored else value
 
 
-def _metadata(value: Any) -> dict[str, str]:
-    if type(value) is not dict or len(value) > 16:
-        raise wrong("metadata", value, "an object of at most 16 strings")
-    for name, item in value.items():
-        text(64)("metadata's key", name)
-        text(512)(f"metadata.{name}", item)
-    return value
+def _checked_by(field: Field, name: str, value: Any) -> Any:
+    return value if field.check is None else field.check(name, value)
 
 
 def _may_duel(metadata: dict[str, str]) -> bool:
@@ -197,60 +192,19 @@ def _may_duel(metadata: dict[str, str]) -> bool:
     return wish is not None
 
 
-def _prompt(value: Any, limits: Limits) -> str | list[int]:
-    if type(value) is list and len(value) == 1 and type(value[0]) in (str, list):
-        value = value[0]
-    if type(value) is str:
-        return value
-    if type(value) is list and value and all(type(token) is int and token >= 0 for token in value):
-        if len(value) > limits.max_tokens:
-            raise BadRequest(f"the prompt has {len(value)} tokens; the model reads {limits.max_tokens}", param="prompt")
-        return value
-    raise wrong("prompt", value, "one string, or one list of token ids")
+def _token_limit(given: Mapping[str, Any], kind: Kind, limits: Limits) -> dict[str, int]:
+    name = "max_completion_tokens" if "max_completion_tokens" in given else "max_tokens"
+    if name not in given:
+        return {}
+    least = 0 if kind == "completion" and given.get("echo") else 1
+    return {"max_tokens": whole(least, limits.max_tokens)(name, given[name])}
 
 
-def _messages(value: Any) -> tuple[dict[str, Any], ...]:
-    if type(value) is not list or not value:
-        raise wrong("messages", value, "a list of at least one message")
-    return tuple(_message(message, f"messages[{i}]") for i, message in enumerate(value))
-
-
-def _message(value: Any, where: str) -> dict[str, Any]:
-    """One message as the engine gets it: text content as one string, `developer` as `system`, no other keys."""
-    if type(value) is not dict:
-        raise wrong(where, value, "an object with role and content")
-    role = value.get("role")
-    if role not in ROLES:
-        raise wrong(f"{where}.role", role, f"one of {', '.join(ROLES)}")
-    message: dict[str, Any] = {"role": "system" if role == "developer" else role}
-    tool_calls = value.get("tool_calls")
-    content = value.get("content")
-    if content is not None:
-        message["content"] = _content(content, f"{where}.content")
-    elif role != "assistant" or not tool_calls:
-        raise wrong(f"{where}.content", None, "a string or a list of text parts")
-    if tool_calls is not None:
-        message["tool_calls"] = _tool_calls(tool_calls, f"{where}.tool_calls")
-    for name in ("name", "tool_call_id"):
-        if value.get(name) is not None:
-            message[name] = text(256)(f"{where}.{name}", value[name])
-    return message
-
-
-def _content(value: Any, where: str) -> str:
-    if type(value) is str:
-        return value
-    if type(value) is not list or not value:
-        raise wrong(where, value, "a string or a list of text parts")
-    texts = []
-    for i, part in enumerate(value):
-        if type(part) is not dict or part.get("type") != "text" or type(part.get("text")) is not str:
-            raise wrong(f"{where}[{i}]", part, 'a part like {"type": "text", "text": "…"}: this model reads text only')
-        texts.append(part["text"])
-    return "\n".join(texts)
-
-
-def _tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
-    if type(value) is not list or len(value) > 128 or any(type(call) is not dict for call in value):
-        raise wrong(where, value, "a list of at most 128 calls")
-    return value
+def _short_enough(prompt: str | list[int] | None, limits: Limits) -> str | list[int] | None:
+    if type(prompt) is list and len(prompt) > limits.max_tokens:
+        raise BadRequest(
+            f"the prompt has {len(prompt)} tokens; the model reads {limits.max_tokens}",
+            param="prompt",
+            code="context_length_exceeded",
+        )
+    return prompt

@@ -2,20 +2,32 @@
 
 `sent` fields reach the engine once their check has passed; `read` ones are for the gateway alone; `ignored` ones are
 accepted because OpenAI's clients send them, and change nothing; `refused` ones could harm the engine, the other
-tenants or the record of what was answered. A field that is not in the table is refused too.
+tenants or the record of what was answered. A field that is not in the table is refused too. docs/fields.md is made of
+this table by `field_docs`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
-from serve.errors import BadRequest
+from serve.field_checks import (
+    INT64,
+    Check,
+    flag,
+    list_of,
+    number,
+    stop_strings,
+    stream_options,
+    text,
+    text_only,
+    token_biases,
+    token_id,
+    whole,
+)
+from serve.message_checks import messages, metadata, prompt
+from serve.tool_checks import MOST_TOOLS, response_format, tool, tool_choice
 
-Check = Callable[[str, Any], Any]
-"""Gives the value to send on, or raises BadRequest."""
-
-INT64 = 2**63
+TOKENS = 2**31 - 1
 
 
 class Treatment(StrEnum):
@@ -29,7 +41,7 @@ class Treatment(StrEnum):
 class Field:
     """`sampling` fields make up the turn's `sampling`: what must be equal between two answers that are compared.
 
-    `operators` fields are 0 for all callers but operators.
+    `operators` fields are 0 for all callers but operators. A `read` field's check is made by `chat_request`.
     """
 
     treatment: Treatment
@@ -37,99 +49,6 @@ class Field:
     why: str = ""
     sampling: bool = False
     operators: bool = False
-
-
-def wrong(name: str, value: object, wanted: str) -> BadRequest:
-    shown = repr(value)
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return BadRequest(f"{name} is {shown}; it must be {wanted}", param=name)
-
-
-def number(low: float, high: float) -> Check:
-    def check(name: str, value: Any) -> Any:
-        if type(value) not in (int, float) or not low <= value <= high:
-            raise wrong(name, value, f"a number from {low:g} to {high:g}")
-        return value
-
-    return check
-
-
-def whole(low: int, high: int) -> Check:
-    def check(name: str, value: Any) -> Any:
-        if type(value) is not int or not low <= value <= high:
-            raise wrong(name, value, f"a whole number from {low} to {high}")
-        return value
-
-    return check
-
-
-def flag(name: str, value: Any) -> Any:
-    if type(value) is not bool:
-        raise wrong(name, value, "true or false")
-    return value
-
-
-def text(most: int) -> Check:
-    def check(name: str, value: Any) -> Any:
-        if type(value) is not str or not 1 <= len(value) <= most:
-            raise wrong(name, value, f"a string of 1 to {most} characters")
-        return value
-
-    return check
-
-
-def list_of(kind: type, most: int) -> Check:
-    def check(name: str, value: Any) -> Any:
-        if type(value) is not list or len(value) > most or any(type(item) is not kind for item in value):
-            raise wrong(name, value, f"a list of at most {most} of {kind.__name__}")
-        return value
-
-    return check
-
-
-def stop_strings(name: str, value: Any) -> Any:
-    strings = [value] if type(value) is str else value
-    well_made = type(strings) is list and all(type(s) is str and 0 < len(s) <= 256 for s in strings)
-    if not well_made or len(strings) > 16:
-        raise wrong(name, value, "a string, or a list of at most 16, each of 1 to 256 characters")
-    return value
-
-
-def token_biases(name: str, value: Any) -> Any:
-    if type(value) is not dict or len(value) > 300:
-        raise wrong(name, value, "an object of at most 300 token ids")
-    for token, bias in value.items():
-        if not token.isdecimal() or type(bias) not in (int, float) or not -100 <= bias <= 100:
-            raise wrong(f"{name}.{token}", bias, "a number from -100 to 100 under a token id")
-    return value
-
-
-def response_format(name: str, value: Any) -> Any:
-    kinds = ("text", "json_object", "json_schema")
-    if type(value) is not dict or value.get("type") not in kinds:
-        raise wrong(name, value, f"an object whose type is one of {', '.join(kinds)}")
-    return value
-
-
-def stream_options(name: str, value: Any) -> Any:
-    if type(value) is not dict or any(type(v) is not bool for v in value.values()):
-        raise wrong(name, value, "an object of true and false")
-    unknown = value.keys() - {"include_usage", "include_obfuscation", "continuous_usage_stats"}
-    if unknown:
-        raise wrong(f"{name}.{min(unknown)}", value[min(unknown)], "left out")
-    return {k: v for k, v in value.items() if k != "include_obfuscation"}
-
-
-def text_only(name: str, value: Any) -> Any:
-    if value != ["text"]:
-        raise wrong(name, value, '["text"]: this model writes text only')
-    return value
-
-
-def tool_choice(name: str, value: Any) -> Any:
-    if value not in ("none", "auto", "required") and type(value) is not dict:
-        raise wrong(name, value, '"none", "auto", "required" or an object naming a function')
-    return value
 
 
 def _sent(check: Check, *, sampling: bool = False) -> Field:
@@ -148,22 +67,26 @@ def _refused(why: str) -> Field:
     return Field(Treatment.refused, why=why)
 
 
-_READ = Field(Treatment.read)
+def _read(check: Check, why: str) -> Field:
+    return Field(Treatment.read, check, why=why)
+
+
 _TEMPLATE = "the prompt is made by the model's own chat template, so that training sees what serving saw"
 _PRIORITY = "0 is as urgent as users' chat, larger waits longer"
 _ENGINE_OWN = "it steers the engine itself"
 _MEDIA = "this model reads and writes text only"
+_NO_THOUGHTS = "this model does not reason apart"
 
 _BOTH: dict[str, Field] = {
-    "model": _READ,
-    "n": _READ,
-    "max_tokens": _READ,
-    "stream": _READ,
-    "user": _READ,
-    "safety_identifier": _READ,
-    "store": _READ,
-    "metadata": _READ,
-    "return_token_ids": _READ,
+    "model": _read(text(256), "the line's name for what is live, or a version such as `burnish@v0007`"),
+    "n": _read(whole(1, 128), "at most `BURNISH_GATEWAY_MAX_N`; each choice is a turn of its own"),
+    "max_tokens": _read(whole(0, TOKENS), "at most the engine's context; 0 only for completions with `echo`"),
+    "stream": _read(flag, "the answer as server-sent events"),
+    "user": _read(text(256), "the person who asks"),
+    "safety_identifier": _read(text(256), "the person who asks, where `user` is not given"),
+    "store": _read(flag, "false keeps no turn, so the answer cannot be voted on"),
+    "metadata": _read(metadata, "kept with nothing but `session` and `compare_with` read"),
+    "return_token_ids": _read(flag, "adds `prompt_token_ids` and `token_ids` to the answer"),
     "stream_options": _sent(stream_options),
     "temperature": _sampling(number(0, 2)),
     "top_p": _sampling(number(1e-6, 1)),
@@ -171,17 +94,18 @@ _BOTH: dict[str, Field] = {
     "min_p": _sampling(number(0, 1)),
     "seed": _sampling(whole(-INT64, INT64 - 1)),
     "stop": _sampling(stop_strings),
-    "stop_token_ids": _sampling(list_of(int, 64)),
+    "stop_token_ids": _sampling(list_of(token_id, 0, 64)),
     "min_tokens": _sampling(whole(0, 1_000_000)),
     "ignore_eos": _sampling(flag),
     "frequency_penalty": _sampling(number(-2, 2)),
     "presence_penalty": _sampling(number(-2, 2)),
     "repetition_penalty": _sampling(number(0.01, 10)),
     "logit_bias": _sampling(token_biases),
-    "bad_words": _sampling(list_of(str, 64)),
+    "bad_words": _sampling(list_of(text(256), 0, 64)),
     "response_format": _sampling(response_format),
     "include_stop_str_in_output": _sent(flag),
     "skip_special_tokens": _sent(flag),
+    "spaces_between_special_tokens": _sent(flag),
     "prompt_logprobs": _sent(whole(0, 5)),
     "priority": Field(Treatment.sent, whole(0, 100), why=_PRIORITY, operators=True),
     "service_tier": _ignored("there is one tier"),
@@ -202,25 +126,43 @@ _BOTH: dict[str, Field] = {
     "structured_outputs": _refused(_ENGINE_OWN + "; use response_format"),
     "mm_processor_kwargs": _refused(_MEDIA),
     "media_io_kwargs": _refused(_MEDIA),
+    "truncation_side": _refused(_TEMPLATE),
+    "mm_payload": _refused(_MEDIA),
+    "return_mm_kwargs": _refused(_MEDIA),
+    "allowed_token_ids": _refused(_ENGINE_OWN + "; use logit_bias or response_format"),
+    "logprob_token_ids": _refused("log-probs are those of the sampled and the likeliest tokens"),
+    "repetition_detection": _refused("an answer must end by itself, at a stop string or at its limit"),
+    "return_token_offsets": _refused("the engine gives none with an answer"),
+    "return_tokens_as_token_ids": _refused("tokens are told as text; use return_token_ids"),
+    "routed_experts_prompt_start": _refused(_ENGINE_OWN),
+    "stream_interval": _refused(_ENGINE_OWN),
+    "watermarking": _refused("a watermarked answer is not a sample of the policy"),
+    "length_penalty": _refused("only a beam search reads it"),
+    "thinking_token_budget": _ignored(_NO_THOUGHTS),
     "use_beam_search": _refused("a beam's answer is not a sample of the policy, so votes on it teach nothing"),
     "best_of": _refused("answers that are thrown away cannot be voted on; use n"),
 }
 
 CHAT_FIELDS: Mapping[str, Field] = {
     **_BOTH,
-    "messages": _READ,
-    "max_completion_tokens": _READ,
+    "messages": _read(messages, "`developer` is read as `system`; text parts are joined by line breaks"),
+    "max_completion_tokens": _read(whole(1, TOKENS), "wins over `max_tokens`; at most the engine's context"),
     "logprobs": _sent(flag),
     "top_logprobs": _sent(whole(0, 20)),
-    "tools": _sampling(list_of(dict, 128)),
+    "tools": _sampling(list_of(tool, 1, MOST_TOOLS)),
     "tool_choice": _sampling(tool_choice),
     "parallel_tool_calls": _sampling(flag),
     "modalities": Field(Treatment.ignored, text_only, why="text is the only one"),
-    "reasoning_effort": _ignored("this model does not reason apart"),
+    "reasoning_effort": _ignored(_NO_THOUGHTS),
+    "include_reasoning": _ignored(_NO_THOUGHTS),
     "verbosity": _ignored("say it in the prompt"),
     "prompt_cache_key": _ignored("caching is automatic"),
     "prompt_cache_retention": _ignored("caching is automatic"),
+    "prompt_cache_options": _ignored("caching is automatic"),
+    "echo": _refused(_TEMPLATE),
+    "return_prompt_text": _refused("use return_token_ids, which says how the engine read the prompt"),
     "audio": _refused(_MEDIA),
+    "moderation": _refused("nothing is moderated here, and nobody should think so"),
     "prediction": _refused("the engine runs no speculative decoding on given text"),
     "web_search_options": _refused("there is no search here"),
     "functions": _refused("deprecated by OpenAI; use tools"),
@@ -229,7 +171,7 @@ CHAT_FIELDS: Mapping[str, Field] = {
 
 COMPLETION_FIELDS: Mapping[str, Field] = {
     **_BOTH,
-    "prompt": _READ,
+    "prompt": _read(prompt, "several prompts are several requests here"),
     "echo": _sent(flag),
     "logprobs": _sent(whole(0, 20)),
     "suffix": _refused("this model does not fill gaps"),

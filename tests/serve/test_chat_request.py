@@ -63,7 +63,7 @@ def nested(levels: int) -> Any:
 
 
 def test_what_is_nested_too_deep_is_refused_by_its_field() -> None:
-    fits = {"type": "text", "x": nested(MAX_NESTING - 1)}
+    fits = {"type": "json_schema", "json_schema": {"name": "x", "schema": nested(MAX_NESTING - 2)}}
     assert chat(response_format=fits).sampling["response_format"] == fits
     calls = [{"role": "assistant", "tool_calls": [nested(MAX_NESTING)]}]
     deep: tuple[tuple[str, Any], ...] = (
@@ -91,16 +91,17 @@ def test_max_completion_tokens_wins_over_max_tokens() -> None:
 
 def test_messages_are_made_plain() -> None:
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    call = {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
     messages = [
         {"role": "developer", "content": "be kind", "extra": 1},
         {"role": "user", "content": parts, "name": "ann"},
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]},
-        {"role": "tool", "content": "4", "tool_call_id": "c"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "4", "tool_call_id": "c", "tool_calls": None},
     ]
     assert chat(messages=messages).messages == (
         {"role": "system", "content": "be kind"},
         {"role": "user", "content": "one\ntwo", "name": "ann"},
-        {"role": "assistant", "tool_calls": [{"id": "c"}]},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": "4", "tool_call_id": "c"},
     )
 
