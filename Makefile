@@ -11,7 +11,7 @@ LITELLM := .cache/litellm-1.109.1/bin/litellm
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench-dpo bench-reward bench-ppo bench-hh bench-sequential bench-lora bench-mixed bench-swap bench-gateway learn test test-quick browser check format lock screenshots clean
+.PHONY: help setup up demo bench-dpo bench-reward bench-ppo bench-hh bench-sequential bench-lora bench-mixed bench-swap bench-gateway learn test test-quick docs browser check format lock screenshots clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,10 @@ test: setup browser ## Set up what the tests need and run them all
 
 test-quick: setup ## The tests that need neither the engine nor a browser
 	@$(BIN)/python -m pytest -m "not engine and not browser and not slow" $(ARGS)
+
+docs: setup ## Write docs/fields.md and tests/serve/openapi.json anew from the code
+	@$(BIN)/python -m serve.field_docs
+	@$(BIN)/python -m tests.serve.openapi_file
 
 browser:
 	@sh deploy/browser.sh

@@ -50,6 +50,12 @@ class Asked:
         table = CHAT_FIELDS if self.kind == "chat" else COMPLETION_FIELDS
         return {k: v for k, v in self.engine_fields.items() if k == "max_tokens" or table[k].sampling}
 
+    @property
+    def _greedy_choices(self) -> dict[str, Any]:
+        """What several choices at temperature 0 are asked by: the engine refuses that temperature for more than one."""
+        several = self.n > 1 and self.engine_fields.get("temperature") == 0
+        return {"temperature": 1, "top_k": 1} if several else {}
+
     def engine_body(self, engine_model: str, tenant: TenantId) -> bytes:
         """The engine's body; token ids are always asked for, because the turn keeps them.
 
@@ -58,6 +64,7 @@ class Asked:
         """
         body: dict[str, Any] = {
             **self.engine_fields,
+            **self._greedy_choices,
             "model": engine_model,
             "n": self.n,
             "stream": self.stream,

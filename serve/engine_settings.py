@@ -49,4 +49,8 @@ class EngineSettings(BaseModel):
         description="Cores the model runs on, such as 0-3 (CPU only); auto: all but one, which others may use.",
     )
     shutdown_timeout_s: int = Field(default=10, ge=0, description="How long running answers may take to end at a stop.")
+    tool_parser: str = Field(
+        default="hermes",
+        description="How the model writes tool calls, as vLLM names its parsers; empty: tools are refused.",
+    )
     extra_args: str = Field(default="", description="More arguments for vLLM, as on a command line.")

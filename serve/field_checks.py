@@ -113,9 +113,9 @@ text_only = that(
 )
 token_id = whole(0, 2**31 - 1)
 _STOP_STRING = text(256)
-_STOP_STRINGS = list_of(_STOP_STRING, 0, 16)
+_STOP_STRINGS = list_of(_STOP_STRING, 0, 4)
 stop_strings = Check(
-    "a string, or a list of at most 16, each of 1 to 256 characters",
+    "a string, or a list of at most 4, each of 1 to 256 characters",
     {"anyOf": [_STOP_STRING.schema, _STOP_STRINGS.schema]},
     _stop,
 )

@@ -54,6 +54,7 @@ def arguments(engine: EngineSettings, model: Path, *, on_cpu: bool, cpuinfo: str
         # Without it vLLM takes requests as they come and leaves their `priority` unread.
         *("--scheduling-policy", "priority"),
         *("--max-num-queued-reqs", str(engine.max_requests)),
+        *_tool_arguments(engine.tool_parser),
         *("--shutdown-timeout", str(engine.shutdown_timeout_s)),
         # Loading adapters at run time works with one API server only.
         *("--api-server-count", "1"),
@@ -62,6 +63,13 @@ def arguments(engine: EngineSettings, model: Path, *, on_cpu: bool, cpuinfo: str
         "--disable-fastapi-docs",
         *shlex.split(engine.extra_args),
     ]
+
+
+def _tool_arguments(parser: str) -> tuple[str, ...]:
+    """A call's arguments are held to the tool's schema, or a small model writes anything."""
+    if not parser:
+        return ()
+    return ("--enable-auto-tool-choice", "--tool-call-parser", parser, "--tool-strict-level", "parameter")
 
 
 def is_slow_in_bf16(cpuinfo: str) -> bool:

@@ -80,7 +80,7 @@ def _is_object(written: str) -> bool:
 def _prompt(name: str, value: Any) -> str | list[int]:
     if type(value) is list and len(value) == 1 and type(value[0]) in (str, list):
         value = value[0]
-    if type(value) is str:
+    if type(value) is str and value:
         return value
     if type(value) is list and value and all(type(token) is int and 0 <= token < 2**31 for token in value):
         return value
@@ -171,13 +171,14 @@ messages = Check(
     _messages,
 )
 _TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "minItems": 1}
+_TEXT = {"type": "string", "minLength": 1}
 prompt = Check(
-    "one string, or one list of token ids",
+    "one string that is not empty, or one list of token ids",
     {
         "anyOf": [
-            {"type": "string"},
+            _TEXT,
             _TOKENS,
-            {"type": "array", "items": {"anyOf": [{"type": "string"}, _TOKENS]}, "minItems": 1, "maxItems": 1},
+            {"type": "array", "items": {"anyOf": [_TEXT, _TOKENS]}, "minItems": 1, "maxItems": 1},
         ]
     },
     _prompt,

@@ -13,10 +13,11 @@ from serve.errors import BadRequest
 MAX_SCHEMA_NODES = 1500
 MAX_SCHEMA_CHARACTERS = 20_000
 MAX_PROPERTIES = 150
-MAX_BRANCHES = 50
+MAX_BRANCHES = 32
 MAX_COUNT = 2000
 MAX_PATTERN_CHARACTERS = 200
 MAX_PATTERN_REPEATS = 100
+MAX_REPEATS = 500
 _BRANCHES = ("anyOf", "oneOf", "allOf")
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _REPEATS = re.compile(r"\{(\d+)(?:,(\d*))?\}")
@@ -39,8 +40,12 @@ def refuse_costly_schema(where: str, schema: Mapping[str, Any]) -> None:
             raise _refused(where, f"has {found} {what}; at most {most} are compiled")
     if any("\0" in node for node in nodes if type(node) is str):
         raise _refused(where, "holds a NUL character")
+    repeats = 0
     for found_object in objects:
         _refuse_keywords(where, schema, found_object)
+        repeats += sum(_repeats_of(where, pattern) for pattern in _patterns(found_object))
+    if repeats > MAX_REPEATS:
+        raise _refused(where, f"has patterns that repeat {repeats} times in all; at most {MAX_REPEATS}")
 
 
 def _nodes(schema: Any) -> Iterator[Any]:
@@ -56,28 +61,34 @@ def _nodes(schema: Any) -> Iterator[Any]:
 
 
 def _refuse_keywords(where: str, root: Mapping[str, Any], node: Mapping[str, Any]) -> None:
+    if type(node.get("allOf")) is list and len(node["allOf"]) > 1:
+        raise _refused(where, "has allOf with several branches, which the engine would not keep; join them into one")
     for name in _COUNTS:
         count = node.get(name)
         if isinstance(count, int | float) and not 0 <= count <= MAX_COUNT:
             raise _refused(where, f"has {name} {count}; it must be from 0 to {MAX_COUNT}")
-    patterns = [node["pattern"]] if type(node.get("pattern")) is str else []
-    if type(node.get("patternProperties")) is dict:
-        patterns += node["patternProperties"]
-    for pattern in patterns:
-        _refuse_pattern(where, pattern)
     if type(node.get("$ref")) is str:
         _refuse_reference(where, root, node["$ref"])
 
 
-def _refuse_pattern(where: str, pattern: str) -> None:
+def _patterns(node: Mapping[str, Any]) -> list[str]:
+    by_name = node.get("patternProperties")
+    return [
+        *([node["pattern"]] if type(node.get("pattern")) is str else ()),
+        *(by_name if type(by_name) is dict else ()),
+    ]
+
+
+def _repeats_of(where: str, pattern: str) -> int:
+    """How often a pattern repeats its parts at most, 1 for none; counts that stand side by side are multiplied too."""
     if len(pattern) > MAX_PATTERN_CHARACTERS:
         raise _refused(where, f"has a pattern of {len(pattern)} characters; at most {MAX_PATTERN_CHARACTERS}")
     repeats = 1
     for least, most in _REPEATS.findall(pattern):
-        # Counts within counts multiply; those side by side are taken for the same, which errs on the safe side.
         repeats *= max(int(least[:9]), int(most[:9] or 0), 1)
     if repeats > MAX_PATTERN_REPEATS:
         raise _refused(where, f"has a pattern that repeats {repeats} times; at most {MAX_PATTERN_REPEATS}")
+    return repeats
 
 
 def _refuse_reference(where: str, root: Mapping[str, Any], reference: str) -> None:

@@ -1,4 +1,4 @@
-"""What tools, the choice among them and the format of an answer must be: all that the engine makes grammars of. Pure."""
+"""What tools, the choice among them and an answer's format must be: all that the engine makes grammars of. Pure."""
 
 import re
 from typing import Any

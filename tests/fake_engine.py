@@ -108,7 +108,7 @@ class FakeEngine:
         body = orjson.loads(await request.read())
         if body["model"] != BASE and body["model"] not in self.adapters:
             return _error(404, f"The model `{body['model']}` does not exist.")
-        if "prompt_logprobs" in body:
+        if "prompt_logprobs" in body and _is_list_of_texts(body.get("prompt")):
             await asyncio.sleep(self.behaviour.delay_s)
             if any(len(text) + body["max_tokens"] > MAX_MODEL_LEN for text in body["prompt"]):
                 return _error(400, f"the context is {MAX_MODEL_LEN} tokens long")
@@ -185,6 +185,11 @@ def score(model: str, token: int) -> float:
     """The fake's log-prob of a token under a model (its served name)."""
     shift = 0.0 if model == BASE else 0.5 + sum(model.encode()) % 7 / 10
     return -1.0 - token % 5 / 10 - shift
+
+
+def _is_list_of_texts(prompt: Any) -> bool:
+    """Only the gateway's own verification sends several prompts of token ids at once."""
+    return type(prompt) is list and all(type(text) is list for text in prompt)
 
 
 def _scored(body: dict[str, Any], shift: float) -> dict[str, Any]:
