@@ -50,9 +50,11 @@ from serve.ledger_watch import LedgerWatch
 from serve.limits import Limiter
 from serve.metrics import Metrics
 from serve.model_routes import model_routes
+from serve.openapi import Bounds, openapi_route
 from serve.policy_routes import policy_routes
 from serve.promotion import Promotion
 from serve.quotas import Quotas
+from serve.request_id import RequestId
 from serve.settings import Settings
 from serve.shelf import Shelf
 from serve.stopping import GracefulServer
@@ -184,10 +186,17 @@ def build_app(parts: Parts) -> FastAPI:
         health_routes(parts.watch, parts.fleet, parts.turn_log, parts.metrics),
     ):
         app.include_router(router)
+    app.router.routes.append(openapi_route(lambda: app.routes, lambda: _bounds(parts)))
     hang_doors(app.routes, parts.ring)
     install_error_pages(app)
     app.add_middleware(BodyLimit, max_bytes=parts.settings.gateway.max_body_bytes)
+    app.add_middleware(RequestId)
     return app
+
+
+def _bounds(parts: Parts) -> Bounds:
+    models = parts.shelf.models
+    return Bounds(parts.settings.gateway.max_n, models.max_model_len if models else None)
 
 
 def _completion_routes(parts: Parts) -> list[BaseRoute]:

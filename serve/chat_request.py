@@ -98,7 +98,7 @@ def parse_request(raw: bytes, kind: Kind, limits: Limits, *, operator: bool = Fa
     given = {name: value for name, value in given.items() if value is not None}
     refuse_misfits(given)
     engine_fields = {name: value for name, value in given.items() if table[name].treatment is Treatment.sent}
-    engine_fields |= _token_limit(given, kind, limits)
+    engine_fields |= _token_limit(given, limits)
     metadata = given.get("metadata", {})
     compare_with = metadata.get("compare_with")
     return Asked(
@@ -199,12 +199,13 @@ def _may_duel(metadata: dict[str, str]) -> bool:
     return wish is not None
 
 
-def _token_limit(given: Mapping[str, Any], kind: Kind, limits: Limits) -> dict[str, int]:
+def _token_limit(given: Mapping[str, Any], limits: Limits) -> dict[str, int]:
     name = "max_completion_tokens" if "max_completion_tokens" in given else "max_tokens"
     if name not in given:
         return {}
-    least = 0 if kind == "completion" and given.get("echo") else 1
-    return {"max_tokens": whole(least, limits.max_tokens)(name, given[name])}
+    most = whole(0, limits.max_tokens)(name, given[name])
+    at_least = {"min_tokens": min(given["min_tokens"], most)} if "min_tokens" in given else {}
+    return {"max_tokens": most, **at_least}
 
 
 def _short_enough(prompt: str | list[int] | None, limits: Limits) -> str | list[int] | None:

@@ -12,9 +12,10 @@ from starlette.responses import Response
 
 from feedback.errors import FeedbackError
 from serve.errors import ApiError, BadRequest, error_body, error_headers, from_feedback
+from serve.request_id import HEADER, request_id
 
 log = logging.getLogger(__name__)
-KINDS = ("rating", "comparison", "edit", "retract")
+KINDS = ("rating", "comparison", "edit", "aspect", "retract")
 
 
 def install_error_pages(app: FastAPI) -> None:
@@ -89,5 +90,8 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
     """A fault of ours: logged whole by the server, told to the caller without its insides."""
-    log.error("unforeseen failure of %s %s", request.method, request.scope["path"], exc_info=error)
-    return error_response(ApiError("the gateway failed at this request; its log says more"))
+    named = request_id(request.scope)
+    log.error("unforeseen failure of %s %s, %s", request.method, request.scope["path"], named, exc_info=error)
+    response = error_response(ApiError("the gateway failed at this request; its log says more"))
+    response.headers[HEADER.decode()] = named
+    return response

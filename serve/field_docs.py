@@ -27,7 +27,7 @@ _TAIL = f"""## Together
 - `top_logprobs` above 0 needs `logprobs: true` (chat).
 - `tool_choice` other than `"none"` needs `tools`, and a named function must be one of them. An answer that must be a
   tool call cannot keep a `response_format`.
-- `min_tokens` is at most the answer's limit of tokens.
+- `min_tokens` above the answer's limit of tokens is taken for that limit.
 - A second answer (`metadata.compare_with`) has the first one's messages and sampling settings, and another seed.
 - No value is nested deeper than 32 levels.
 

@@ -25,7 +25,13 @@ CHAT_RULES = (
     },
 )
 """What `refuse_misfits` refuses, as far as JSON Schema can say it; for the bodies of chat requests."""
-COMPLETION_RULES = _COMMON_RULES
+COMPLETION_RULES = (
+    *_COMMON_RULES,
+    {
+        "if": {"properties": {"max_tokens": {"const": 0}}, "required": ["max_tokens"]},
+        "then": {"properties": {"echo": {"const": True}}, "required": ["echo"]},
+    },
+)
 
 
 def refuse_misfits(given: Mapping[str, Any]) -> None:
@@ -37,9 +43,8 @@ def refuse_misfits(given: Mapping[str, Any]) -> None:
         raise _misfit("prompt_logprobs", "cannot be streamed; leave out stream")
     if given.get("top_logprobs") and not given.get("logprobs"):
         raise _misfit("top_logprobs", "needs logprobs: true")
-    most = given.get("max_completion_tokens", given.get("max_tokens"))
-    if most is not None and given.get("min_tokens", 0) > most:
-        raise _misfit("min_tokens", f"is {given['min_tokens']}, which is more than the answer's limit of {most} tokens")
+    if given.get("max_tokens") == 0 and not given.get("echo"):
+        raise _misfit("max_tokens", "is 0, which is only for completions with echo: true")
     _refuse_tool_misfits(given)
 
 

@@ -80,7 +80,6 @@ _NO_THOUGHTS = "this model does not reason apart"
 _BOTH: dict[str, Field] = {
     "model": _read(text(256), "the line's name for what is live, or a version such as `burnish@v0007`"),
     "n": _read(whole(1, 128), "at most `BURNISH_GATEWAY_MAX_N`; each choice is a turn of its own"),
-    "max_tokens": _read(whole(0, TOKENS), "at most the engine's context; 0 only for completions with `echo`"),
     "stream": _read(flag, "the answer as server-sent events"),
     "user": _read(text(256), "the person who asks"),
     "safety_identifier": _read(text(256), "the person who asks, where `user` is not given"),
@@ -146,6 +145,7 @@ _BOTH: dict[str, Field] = {
 CHAT_FIELDS: Mapping[str, Field] = {
     **_BOTH,
     "messages": _read(messages, "`developer` is read as `system`; text parts are joined by line breaks"),
+    "max_tokens": _read(whole(1, TOKENS), "at most the engine's context"),
     "max_completion_tokens": _read(whole(1, TOKENS), "wins over `max_tokens`; at most the engine's context"),
     "logprobs": _sent(flag),
     "top_logprobs": _sent(whole(0, 20)),
@@ -172,6 +172,7 @@ CHAT_FIELDS: Mapping[str, Field] = {
 COMPLETION_FIELDS: Mapping[str, Field] = {
     **_BOTH,
     "prompt": _read(prompt, "several prompts are several requests here"),
+    "max_tokens": _read(whole(0, TOKENS), "at most the engine's context; 0 only with `echo`"),
     "echo": _sent(flag),
     "logprobs": _sent(whole(0, 20)),
     "suffix": _refused("this model does not fill gaps"),

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import orjson
-
 from serve.field_checks import Check, list_of, text, wrong
 from serve.tool_checks import tool_name
 
@@ -64,17 +62,10 @@ def _tool_call(name: str, value: Any) -> dict[str, Any]:
     if type(function) is not dict or value.get("type") != "function":
         raise wrong(name, value, _CALL.words)
     arguments = function.get("arguments")
-    if type(arguments) is not str or not _is_object(arguments):
-        raise wrong(f"{name}.function.arguments", arguments, "a JSON object, written as a string")
+    if type(arguments) is not str:
+        raise wrong(f"{name}.function.arguments", arguments, "a string")
     called = {"name": tool_name(f"{name}.function.name", function.get("name")), "arguments": arguments}
     return {"id": _NAME(f"{name}.id", value.get("id")), "type": "function", "function": called}
-
-
-def _is_object(written: str) -> bool:
-    try:
-        return type(orjson.loads(written)) is dict
-    except orjson.JSONDecodeError:
-        return False
 
 
 def _prompt(name: str, value: Any) -> str | list[int]:
@@ -108,7 +99,7 @@ _CALL = Check(
                 "type": "object",
                 "properties": {
                     "name": tool_name.schema,
-                    "arguments": {"type": "string", "contentMediaType": "application/json"},
+                    "arguments": {"type": "string"},
                 },
                 "required": ["name", "arguments"],
             },

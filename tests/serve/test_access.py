@@ -48,6 +48,8 @@ NEEDS = {
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,
     ("GET", "/metrics"): PUBLIC,
+    ("GET", "/openapi.json"): PUBLIC,
+    ("HEAD", "/openapi.json"): PUBLIC,
 }
 GUARDED = [(method, path, need) for (method, path), need in NEEDS.items() if need != PUBLIC]
 

@@ -19,6 +19,7 @@ from tests.services import ROOT, missing
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 TABLES = {CHAT: CHAT_FIELDS, COMPLETION: COMPLETION_FIELDS}
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+CALL = {"id": "c", "type": "function", "function": {"name": "add", "arguments": "{}"}}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}, "strict": True}}
 
 # A value that passes, and what must be sent beside it.
@@ -181,7 +182,7 @@ MISFITS: dict[str, tuple[str, dict[str, Any]]] = {
         "response_format",
         {"tools": [TOOL], "tool_choice": "required", "response_format": SCHEMA},
     ),
-    "more tokens than may be": ("min_tokens", {"min_tokens": 9, "max_tokens": 8}),
+    "no tokens at all": ("max_tokens", {"max_tokens": 0}),
     "five stop strings": ("stop", {"stop": list("abcde")}),
     "no tools": ("tools", {"tools": []}),
     "a tool of another kind": ("tools[0]", {"tools": [{"type": "custom", "custom": {"name": "x"}}]}),
@@ -189,16 +190,9 @@ MISFITS: dict[str, tuple[str, dict[str, Any]]] = {
         "tools[0].function.name",
         {"tools": [{"type": "function", "function": {"name": "a b"}}]},
     ),
-    "a call that is no JSON": (
+    "a call without arguments": (
         "messages[0].tool_calls[0].function.arguments",
-        {
-            "messages": [
-                {
-                    "role": "assistant",
-                    "tool_calls": [{"id": "c", "type": "function", "function": {"name": "add", "arguments": "{"}}],
-                }
-            ]
-        },
+        {"messages": [{"role": "assistant", "tool_calls": [CALL | {"function": {"name": "add"}}]}]},
     ),
 }
 
