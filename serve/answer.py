@@ -51,6 +51,7 @@ class Answer:
         self.asked = asked
         self.stamp = stamp
         self._part = "delta" if asked.kind == "chat" else "text"
+        self._tells_usage = bool(asked.engine_fields.get("stream_options", {}).get("include_usage"))
         self._choices: dict[int, _Choice] = {}
         self._prompt_token_ids: Sequence[int] = ()
         self._started = time.time()
@@ -76,6 +77,8 @@ class Answer:
         if self.first_token_ms is None:
             self.first_token_ms = self._elapsed_ms()
         self._restamp(event)
+        if self._tells_usage:
+            event.setdefault("usage", None)
         for choice in event["choices"]:
             part = choice["delta"].get("content") if self._part == "delta" else choice["text"]
             self._note(choice, part)

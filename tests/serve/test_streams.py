@@ -56,7 +56,7 @@ def test_a_stream_carries_one_id_one_version_and_ends_with_done(shared_api: http
 
 def test_usage_and_token_ids_come_when_asked_for(shared_api: httpx.Client) -> None:
     parts = streamed(shared_api, ask(stream_options={"include_usage": True}, return_token_ids=True))[:-1]
-    assert [part["choices"] for part in parts if "usage" in part] == [[]]
+    assert [part["choices"] for part in parts if part["usage"] is not None] == [[]]
     assert parts[-1]["usage"]["completion_tokens"] == len(WORDS)
     assert parts[0]["prompt_token_ids"] == [1, 2, 3]
     assert [token for part in parts for c in part["choices"] for token in c.get("token_ids", ())] == list(range(10))
