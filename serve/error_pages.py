@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from feedback.errors import FeedbackError
 from serve.errors import ApiError, BadRequest, error_body, error_headers, from_feedback
@@ -80,7 +81,21 @@ async def _http_error(request: Request, error: Exception) -> Response:
     wrong.status = error.status_code
     response = error_response(wrong)
     response.headers.update(error.headers or {})
+    if error.status_code == 405:
+        response.headers["Allow"] = ", ".join(_allowed(request))
     return response
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of all routes with this path: Starlette names those of the first alone."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    found = {
+        method
+        for route in routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
+    return sorted(found)
 
 
 async def _gone(request: Request, error: Exception) -> Response:

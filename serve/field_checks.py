@@ -51,11 +51,16 @@ def number(low: float, high: float) -> Check:
 
 
 def whole(low: int, high: int) -> Check:
-    return that(
-        lambda value: type(value) is int and low <= value <= high,
-        f"a whole number from {low} to {high}",
-        {"type": "integer", "minimum": low, "maximum": high},
-    )
+    """`7.0` is the whole number 7, as in JSON Schema."""
+
+    def run(name: str, value: Any) -> Any:
+        number = int(value) if type(value) is float and value.is_integer() else value
+        if type(number) is not int or not low <= number <= high:
+            raise wrong(name, value, words)
+        return number
+
+    words = f"a whole number from {low} to {high}"
+    return Check(words, {"type": "integer", "minimum": low, "maximum": high}, run)
 
 
 def text(most: int) -> Check:

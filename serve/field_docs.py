@@ -37,7 +37,7 @@ The engine compiles the JSON schemas in `response_format` and `tools` one at a t
 others. A schema has at most {limits.MAX_SCHEMA_NODES} values (keys counted), {limits.MAX_SCHEMA_CHARACTERS} characters,
 {limits.MAX_PROPERTIES} properties and {limits.MAX_BRANCHES} branches of `anyOf` and `oneOf`; no length or count above
 {limits.MAX_COUNT}; patterns of at most {limits.MAX_PATTERN_CHARACTERS} characters, which repeat at most
-{limits.MAX_PATTERN_REPEATS} times, {limits.MAX_REPEATS} in all patterns together; no NUL; every `$ref` leads to a
+{limits.MAX_PATTERN_REPEATS} times, {limits.MAX_REPEATS} in all patterns together, without NUL; every `$ref` leads to a
 schema in the same document; and `allOf` has one branch, because the engine keeps no more.
 
 Tools need a tool parser in the engine (`BURNISH_ENGINE_TOOL_PARSER`); whether the model sees them is for its chat

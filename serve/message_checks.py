@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from serve.field_checks import Check, list_of, text, wrong
+from serve.field_checks import Check, list_of, text, token_id, wrong
 from serve.tool_checks import tool_name
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -73,8 +73,8 @@ def _prompt(name: str, value: Any) -> str | list[int]:
         value = value[0]
     if type(value) is str and value:
         return value
-    if type(value) is list and value and all(type(token) is int and 0 <= token < 2**31 for token in value):
-        return value
+    if type(value) is list and value and all(type(token) in (int, float) for token in value):
+        return [token_id(f"{name}[{i}]", token) for i, token in enumerate(value)]
     raise wrong(name, value, prompt.words)
 
 
@@ -161,7 +161,7 @@ messages = Check(
     },
     _messages,
 )
-_TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "minItems": 1}
+_TOKENS = {"type": "array", "items": token_id.schema, "minItems": 1}
 _TEXT = {"type": "string", "minLength": 1}
 prompt = Check(
     "one string that is not empty, or one list of token ids",

@@ -67,6 +67,8 @@ def describe(routes: Iterable[BaseRoute], bounds: Bounds) -> dict[str, Any]:
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     schemas |= components()
+    # Pydantic checks it, but does not say it.
+    schemas["Comparison"]["properties"]["turn_ids"]["uniqueItems"] = True
     schemas["ChatRequest"] = request_schema(CHAT_FIELDS, CHAT_RULES, bounds)
     schemas["CompletionRequest"] = request_schema(COMPLETION_FIELDS, COMPLETION_RULES, bounds)
     schemas["OpenApi"] = {"type": "object", "required": ["openapi", "paths", "components"]}

@@ -38,8 +38,6 @@ def refuse_costly_schema(where: str, schema: Mapping[str, Any]) -> None:
     ):
         if found > most:
             raise _refused(where, f"has {found} {what}; at most {most} are compiled")
-    if any("\0" in node for node in nodes if type(node) is str):
-        raise _refused(where, "holds a NUL character")
     repeats = 0
     for found_object in objects:
         _refuse_keywords(where, schema, found_object)
@@ -81,6 +79,8 @@ def _patterns(node: Mapping[str, Any]) -> list[str]:
 
 def _repeats_of(where: str, pattern: str) -> int:
     """How often a pattern repeats its parts at most, 1 for none; counts that stand side by side are multiplied too."""
+    if "\0" in pattern:
+        raise _refused(where, "has a pattern with a NUL character")
     if len(pattern) > MAX_PATTERN_CHARACTERS:
         raise _refused(where, f"has a pattern of {len(pattern)} characters; at most {MAX_PATTERN_CHARACTERS}")
     repeats = 1

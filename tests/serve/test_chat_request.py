@@ -148,7 +148,7 @@ def test_callers_who_are_no_operators_have_the_users_priority() -> None:
     assert "priority is 1; without the scope 'operator' it must be 0" in refused.value.message
 
 
-@pytest.mark.parametrize("priority", [-1, 101, 1.0, True, "1", [1]])
+@pytest.mark.parametrize("priority", [-1, 101, 1.5, True, "1", [1]])
 @pytest.mark.parametrize("operator", [True, False])
 def test_a_priority_is_a_whole_number_from_0_to_100(priority: Any, operator: bool) -> None:
     with pytest.raises(BadRequest, match="a whole number from 0 to 100") as refused:
