@@ -15,6 +15,7 @@ import orjson
 
 from feedback.ids import BASE_VERSION, Version
 from serve.engine_wire import EngineWire, WireAnswer, WireFailed
+from serve.engine_refusals import refusal
 from serve.errors import ApiError, EngineFailed, EngineRefused, EngineUnavailable
 from serve.events import DONE, split_events
 
@@ -153,7 +154,7 @@ class Engine:
                 answer = await self._wire.post(path, body)
                 try:
                     if answer.status != 200:
-                        raise await self._refusal(answer)
+                        raise await self._refusal(answer, path)
                     yield answer
                 finally:
                     answer.close()
@@ -179,19 +180,19 @@ class Engine:
                 method, self._url + path, data=content, headers=_JSON, timeout=within
             ) as response:
                 if response.status != 200:
-                    raise await self._refusal(response)
+                    raise await self._refusal(response, path)
                 raw = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._unreachable(error) from error
         return orjson.loads(raw) if raw.startswith(b"{") else raw
 
-    async def _refusal(self, response: aiohttp.ClientResponse | WireAnswer) -> ApiError:
+    async def _refusal(self, response: aiohttp.ClientResponse | WireAnswer, path: str) -> ApiError:
         """vLLM's error in ours. Its 500 may mean that its core has died, which only /health tells."""
         message, param = read_error(await response.read())
         if response.status == 404:
             return AdapterNotLoaded(message)
         if 400 <= response.status < 500:
-            return EngineRefused(response.status, message, param=param)
+            return refusal(response.status, message, param, chat=path == CHAT_PATH)
         if response.status == 503 or not await self.is_well():
             return EngineUnavailable("the engine is away; the request may be sent again")
         return EngineFailed(f"the engine failed at this request: {message}")

@@ -138,8 +138,8 @@ class EngineRefused(ApiError):
 
     type = INVALID
 
-    def __init__(self, status: int, message: str, *, param: str | None = None) -> None:
-        super().__init__(message, param=param)
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, param=param, code=code)
         self.status = status
 
 
