@@ -11,7 +11,7 @@ LITELLM := .cache/litellm-1.109.1/bin/litellm
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up demo bench-dpo bench-reward bench-ppo bench-hh bench-sequential bench-lora bench-mixed bench-swap bench-gateway learn test test-quick docs browser check format lock screenshots clean
+.PHONY: help setup up demo bench-dpo bench-reward bench-ppo bench-hh bench-sequential bench-lora bench-mixed bench-swap bench-gateway learn test test-quick docs check-answers check-streams fuzz browser check format lock screenshots clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,15 @@ test: setup browser ## Set up what the tests need and run them all
 
 test-quick: setup ## The tests that need neither the engine nor a browser
 	@$(BIN)/python -m pytest -m "not engine and not browser and not slow" $(ARGS)
+
+check-answers: setup ## 500 greedy answers: the gateway's against the engine's own (some ten minutes)
+	@$(BIN)/python -m tests.bench.same_answers $(ARGS)
+
+check-streams: setup ## 1,000 streams, cut networks included, through a strict checker of the event format
+	@$(BIN)/python -m tests.bench.check_streams $(ARGS)
+
+fuzz: setup ## 5,000 and more requests drawn from openapi.json and 20,000 mutated bodies
+	@$(BIN)/python -m tests.bench.fuzz $(ARGS)
 
 docs: setup ## Write docs/fields.md and tests/serve/openapi.json anew from the code
 	@$(BIN)/python -m serve.field_docs

@@ -67,8 +67,7 @@ def describe(routes: Iterable[BaseRoute], bounds: Bounds) -> dict[str, Any]:
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     schemas |= components()
-    # Pydantic checks it, but does not say it.
-    schemas["Comparison"]["properties"]["turn_ids"]["uniqueItems"] = True
+    _say_what_pydantic_checks(schemas)
     schemas["ChatRequest"] = request_schema(CHAT_FIELDS, CHAT_RULES, bounds)
     schemas["CompletionRequest"] = request_schema(COMPLETION_FIELDS, COMPLETION_RULES, bounds)
     schemas["OpenApi"] = {"type": "object", "required": ["openapi", "paths", "components"]}
@@ -76,6 +75,16 @@ def describe(routes: Iterable[BaseRoute], bounds: Bounds) -> dict[str, Any]:
     document["paths"] = dict(sorted(paths.items()))
     document["components"]["schemas"] = dict(sorted(schemas.items()))
     return document
+
+
+def _say_what_pydantic_checks(schemas: dict[str, Any]) -> None:
+    """Two things that it checks and leaves out of its schemas: turns that differ, and text that is not all blank."""
+    schemas["Comparison"]["properties"]["turn_ids"]["uniqueItems"] = True
+    for schema in schemas.values():
+        for name in ("reason", "text"):
+            said = schema.get("properties", {}).get(name, {})
+            if "minLength" in said:
+                said["pattern"] = r"\S"
 
 
 def request_schema(table: Mapping[str, Field], rules: Iterable[Mapping[str, Any]], bounds: Bounds) -> dict[str, Any]:

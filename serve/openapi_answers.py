@@ -106,9 +106,9 @@ _OWN: dict[str, Any] = {
     "Health": made_of(status={"const": "ok"}),
     "Readiness": made_of(status={"enum": ["ready", "waiting"]}, missing=list_of(TEXT)),
     "Streamed": {
-        **TEXT,
-        "description": "Server-sent events `data: {…}` in the shape of OpenAI's chunks, then `data: [DONE]`. A failure "
-        'after the first event is an event `data: {"error": {…}}`, and no `[DONE]` follows it.',
+        **made_of(data=TEXT),
+        "description": "Each server-sent event: `data: {…}` in the shape of OpenAI's chunks, then `data: [DONE]`. A "
+        'failure after the first event is an event `data: {"error": {…}}`, and no `[DONE]` follows it.',
     },
 }
 

@@ -5,8 +5,8 @@ import pytest
 from serve.engine_refusals import refusal
 
 TOO_LONG = (
-    "This model's maximum context length is 2048 tokens. However, your prompt contains at least 2049 input tokens, which "
-    "exceeds this limit even without any output tokens. Please reduce the length of the input prompt. "
+    "This model's maximum context length is 2048 tokens. However, your prompt contains at least 2049 input tokens, "
+    "which exceeds this limit even without any output tokens. Please reduce the length of the input prompt. "
     "(parameter=input_tokens, value=2049)"
 )
 

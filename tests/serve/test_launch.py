@@ -153,3 +153,12 @@ def test_a_launch_without_a_model_says_what_it_waits_for(tmp_path: Path) -> None
         process.stderr.read()
     assert "waiting for the model" in line
     assert str(tmp_path / "model") in line
+
+
+def test_tools_are_answered_by_the_parser_that_the_model_has() -> None:
+    given = arguments(EngineSettings(tool_parser="qwen3_xml"), MODEL, on_cpu=False)
+    assert value_of("--tool-call-parser", given) == "qwen3_xml"
+    assert "--enable-auto-tool-choice" in given
+    assert value_of("--tool-strict-level", given) == "parameter"
+    none = arguments(EngineSettings(tool_parser=""), MODEL, on_cpu=False)
+    assert not {"--tool-call-parser", "--enable-auto-tool-choice", "--tool-strict-level"} & set(none)
