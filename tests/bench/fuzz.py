@@ -62,9 +62,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, place(Path(folder), args.model) as gateway:
         drawn = run_schemathesis(gateway, args.examples)
+        print(drawn.said if drawn.failures else f"schemathesis: {drawn.cases} cases, no failure", flush=True)
         found = fuzz(gateway, args.bodies)
-    if drawn.failures:
-        print(drawn.said)
     for failure in found.failures[:30]:
         print(failure)
     print(
