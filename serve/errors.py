@@ -172,9 +172,13 @@ def from_feedback(error: FeedbackError) -> ApiError:
 
 def error_body(error: ApiError) -> bytes:
     """`{"error": {message, type, param, code}}` as OpenAI's clients read it."""
-    return orjson.dumps(
-        {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
-    )
+    told = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    try:
+        return orjson.dumps({"error": told})
+    except orjson.JSONEncodeError:
+        # A message may quote half a character, which JSON's escapes can write and UTF-8 cannot.
+        plain = {key: value and value.encode("utf-8", "backslashreplace").decode() for key, value in told.items()}
+        return orjson.dumps({"error": plain})
 
 
 def error_headers(error: ApiError) -> Mapping[str, str]:

@@ -66,8 +66,8 @@ def describe(routes: Iterable[BaseRoute], bounds: Bounds) -> dict[str, Any]:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    schemas |= components()
     _say_what_pydantic_checks(schemas)
+    schemas |= components()
     schemas["ChatRequest"] = request_schema(CHAT_FIELDS, CHAT_RULES, bounds)
     schemas["CompletionRequest"] = request_schema(COMPLETION_FIELDS, COMPLETION_RULES, bounds)
     schemas["OpenApi"] = {"type": "object", "required": ["openapi", "paths", "components"]}
@@ -80,11 +80,15 @@ def describe(routes: Iterable[BaseRoute], bounds: Bounds) -> dict[str, Any]:
 def _say_what_pydantic_checks(schemas: dict[str, Any]) -> None:
     """Two things that it checks and leaves out of its schemas: turns that differ, and text that is not all blank."""
     schemas["Comparison"]["properties"]["turn_ids"]["uniqueItems"] = True
-    for schema in schemas.values():
-        for name in ("reason", "text"):
-            said = schema.get("properties", {}).get(name, {})
-            if "minLength" in said:
-                said["pattern"] = r"\S"
+    waiting: list[Any] = list(schemas.values())
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            if node.get("type") == "string" and "minLength" in node:
+                node.setdefault("pattern", r"\S")
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
 
 
 def request_schema(table: Mapping[str, Field], rules: Iterable[Mapping[str, Any]], bounds: Bounds) -> dict[str, Any]:

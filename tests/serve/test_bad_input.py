@@ -9,6 +9,7 @@ import pytest
 from feedback.connection import connect
 from feedback.ids import LineName, TenantId
 from feedback.ledger import Ledger
+from tests.bench.mutated import announce
 from tests.fake_engine import FakeEngine
 from tests.serve.conftest import ask
 from tests.services import Gateway
@@ -93,6 +94,24 @@ NO_OBJECTS = (b"", b"{", b"[]", b'"hi"', b"null", b"\xff\xfe", b'{"model": "\\ud
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/feedback", "/operator/rollback"])
 def test_a_body_that_is_no_json_object_is_400(path: str, raw: bytes, shared_api: httpx.Client) -> None:
     error_of(shared_api.post(path, content=raw, headers={"content-type": "application/json"}), 400)
+
+
+@pytest.mark.parametrize(
+    ("path", "raw"),
+    [
+        ("/operator/policies/v0000-base/promote", b'{"reason": "a test", "over": "\\ud800"}'),
+        ("/operator/jobs", b'{"reason": "a test", "recipe": "\\udc00"}'),
+        ("/operator/rollback", b'{"reason": "\\ud800"}'),
+        ("/v1/feedback", b'{"kind": "edit", "turn_id": "\\ud800", "text": "x"}'),
+    ],
+)
+def test_half_a_character_is_refused_and_no_fault_of_ours(
+    path: str, raw: bytes, shared_gateway: Gateway, shared_api: httpx.Client
+) -> None:
+    announce(shared_gateway)
+    answer = shared_api.post(path, content=raw, headers={"content-type": "application/json"})
+    assert 400 <= answer.status_code < 500, answer.text
+    error_of(answer, answer.status_code)
 
 
 def test_an_oversize_body_is_413_with_and_without_a_declared_length(shared_api: httpx.Client) -> None:
