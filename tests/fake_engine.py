@@ -6,7 +6,6 @@ time. `held` streams stop before their first token until it is taken back.
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,8 @@ from aiohttp import web
 
 BASE = "v0000-base"
 MAX_MODEL_LEN = 2048
+CREATED = 1_767_225_600
+"""The same in every event of an answer, as vLLM has it."""
 PROMPT = [1, 2, 3]
 """The tokens of any prompt; an answer's are the places of its words."""
 WORDS = ("the", " quick", " brown", " fox", " jumps", " over", " the", " lazy", " dog", ".")
@@ -173,7 +174,7 @@ class FakeEngine:
         if (body.get("stream_options") or {}).get("include_usage"):
             read, written = len(PROMPT) + first, n * (end - first)
             usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
-            head = {"id": "engine-id", "object": _object(chat), "created": int(time.time()), "model": body["model"]}
+            head = {"id": "engine-id", "object": _object(chat), "created": CREATED, "model": body["model"]}
             yield orjson.dumps({**head, "choices": [], "usage": usage})
 
     def _be_there(self, request: web.Request) -> None:
@@ -211,7 +212,7 @@ def _object(chat: bool) -> str:
 
 
 def _chunk(body: dict[str, Any], chat: bool, choice: dict[str, Any], **more: Any) -> bytes:
-    head = {"id": "engine-id", "object": _object(chat), "created": int(time.time()), "model": body["model"]}
+    head = {"id": "engine-id", "object": _object(chat), "created": CREATED, "model": body["model"]}
     return orjson.dumps({**head, "choices": [choice], **more})
 
 
@@ -225,7 +226,7 @@ def _whole(body: dict[str, Any], chat: bool, words: Sequence[str] = WORDS) -> di
     ]
     usage = {"prompt_tokens": 3, "completion_tokens": n * tokens, "total_tokens": 3 + n * tokens}
     kind = "chat.completion" if chat else "text_completion"
-    head = {"id": "engine-id", "object": kind, "created": int(time.time()), "model": body["model"]}
+    head = {"id": "engine-id", "object": kind, "created": CREATED, "model": body["model"]}
     return {**head, "choices": choices, "usage": usage, "prompt_token_ids": [1, 2, 3], "kv_transfer_params": None}
 
 
