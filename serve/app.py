@@ -195,8 +195,7 @@ def build_app(parts: Parts) -> FastAPI:
 
 
 def _bounds(parts: Parts) -> Bounds:
-    models = parts.shelf.models
-    return Bounds(parts.settings.gateway.max_n, models.max_model_len if models else None)
+    return Bounds(parts.settings.gateway.max_n, parts.fleet.max_model_len)
 
 
 def _completion_routes(parts: Parts) -> list[BaseRoute]:

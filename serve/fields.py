@@ -84,7 +84,7 @@ _BOTH: dict[str, Field] = {
     "user": _read(text(256), "the person who asks"),
     "safety_identifier": _read(text(256), "the person who asks, where `user` is not given"),
     "store": _read(flag, "false keeps no turn, so the answer cannot be voted on"),
-    "metadata": _read(metadata, "kept with nothing but `session` and `compare_with` read"),
+    "metadata": _read(metadata, "of it `session`, `compare_with` and `duel` are read, and nothing else is kept"),
     "return_token_ids": _read(flag, "adds `prompt_token_ids` and `token_ids` to the answer"),
     "stream_options": _sent(stream_options),
     "temperature": _sampling(number(0, 2)),

@@ -176,9 +176,10 @@ prompt = Check(
 )
 metadata = Check(
     "an object of at most 16 strings of 1 to 512 characters; `session` groups a conversation, "
-    "`compare_with` names the turn that this is a second answer to",
+    "`compare_with` names the turn that this is a second answer to, `duel` is `allow` or left out",
     {
         "type": "object",
+        "properties": {"duel": {"const": "allow"}},
         "propertyNames": {"minLength": 1, "maxLength": 64},
         "additionalProperties": text(512).schema,
         "maxProperties": 16,
