@@ -74,7 +74,7 @@ def _prompt(name: str, value: Any) -> str | list[int]:
     if type(value) is str and value:
         return value
     if type(value) is list and value and all(type(token) in (int, float) for token in value):
-        return [token_id(f"{name}[{i}]", token) for i, token in enumerate(value)]
+        return [token_id(name, token) for token in value]
     raise wrong(name, value, prompt.words)
 
 
