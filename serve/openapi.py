@@ -13,6 +13,7 @@ from fastapi import Response
 from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute, Route
 
+from feedback.canary import CanaryRules
 from serve.access import PUBLIC, need_of, needs
 from serve.field_pairs import CHAT_RULES, COMPLETION_RULES
 from serve.fields import CHAT_FIELDS, COMPLETION_FIELDS, Field, Treatment
@@ -78,8 +79,9 @@ def describe(routes: Iterable[BaseRoute], bounds: Bounds) -> dict[str, Any]:
 
 
 def _say_what_pydantic_checks(schemas: dict[str, Any]) -> None:
-    """Two things that it checks and leaves out of its schemas: turns that differ, and text that is not all blank."""
+    """What it checks and leaves out of its schemas: turns that differ, a canary's rules, text that is not all blank."""
     schemas["Comparison"]["properties"]["turn_ids"]["uniqueItems"] = True
+    schemas["BeginCanary"]["properties"]["rules"] |= CanaryRules.model_json_schema()
     waiting: list[Any] = list(schemas.values())
     while waiting:
         node = waiting.pop()

@@ -28,16 +28,22 @@ class CuttingLink:
         return f"http://127.0.0.1:{self.port}"
 
     async def serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.CancelledError):
+        back = None
+        try:
             there, back = await asyncio.open_connection(*self.target)
             asked = asyncio.Event()
             upward = asyncio.create_task(_pass_on(reader, back, asked))
             cut = await self._downward(there, writer, asked)
             upward.cancel()
-            back.transport.abort()
             if cut:
                 writer.transport.abort()
-        writer.close()
+        except (OSError, asyncio.CancelledError):
+            writer.transport.abort()
+        finally:
+            if back is not None:
+                back.transport.abort()
+                back.close()
+            writer.close()
 
     async def _downward(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: asyncio.Event) -> bool:
         left = None

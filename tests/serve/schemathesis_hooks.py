@@ -1,7 +1,7 @@
 """What JSON Schema cannot say of a request, made true in the cases that schemathesis draws as valid ones.
 
 A tool choice names one of the tools, a call in a format is not asked for, the left answer is one of the two, a recipe
-is one that a worker has announced; and most cases name a model, a version and turns ($BURNISH_FUZZ_TURNS) that exist,
+is one that a worker has announced, a score is written without a point; and most cases name a model, a version and turns ($BURNISH_FUZZ_TURNS) that exist,
 or nearly all would end at a 404. All else must hold by the schema alone.
 """
 
@@ -32,6 +32,8 @@ def mend(body: dict[str, Any]) -> None:
         choice["function"]["name"] = tools[0]["function"]["name"]
     if choice not in (None, "none", "auto"):
         body.pop("response_format", None)
+    if isinstance(body.get("score"), float):
+        body["score"] = int(body["score"])
     if isinstance(body.get("recipe"), str):
         body["recipe"] = "dpo"
 
