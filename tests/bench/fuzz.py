@@ -57,7 +57,7 @@ def run_schemathesis(gateway: Gateway, max_examples: int) -> Drawn:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--examples", type=int, default=90, help="drawn cases for each route")
+    parser.add_argument("--examples", type=int, default=110, help="drawn cases for each route")
     parser.add_argument("--bodies", type=int, default=20_000, help="mutated bodies")
     parser.add_argument("--model", type=Path, default=ROOT / ".cache" / "model")
     args = parser.parse_args()

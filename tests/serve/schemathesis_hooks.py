@@ -1,8 +1,8 @@
 """What JSON Schema cannot say of a request, made true in the cases that schemathesis draws as valid ones.
 
 A tool choice names one of the tools, a call in a format is not asked for, the left answer is one of the two, a recipe
-is one that a worker has announced, a score is written without a point; and most cases name a model, a version and turns ($BURNISH_FUZZ_TURNS) that exist,
-or nearly all would end at a 404. All else must hold by the schema alone.
+is one that a worker has announced, a score is written without a point. And most cases name a model, a version and turns
+($BURNISH_FUZZ_TURNS) that exist, or nearly all would end at a 404. All else must hold by the schema alone.
 """
 
 import os
