@@ -125,6 +125,8 @@ class Answer:
     def _restamp(self, body: dict[str, Any]) -> None:
         body["id"] = self.stamp.response_id
         body["model"] = self.stamp.public_model
+        # One for all events of an answer, also where another engine goes on with it.
+        body["created"] = int(self._started)
         body["system_fingerprint"] = None if self.stamp.blind else self.stamp.version
         for name in _ENGINE_ONLY:
             body.pop(name, None)

@@ -73,3 +73,9 @@ def test_an_answer_that_was_cut_off_has_no_finish_reason_and_one_without_tokens_
     answer.edit_event(chunk(1, "", []))
     assert [turn.finish_reason for turn in answer.turns()] == [None]
     assert not answer.is_whole
+
+
+def test_an_answer_is_created_once_whatever_its_engines_say() -> None:
+    answer = make_answer()
+    events = [answer.edit_event({**chunk(0, "a", [5]), "created": created}) for created in (7, 99)]
+    assert events[0]["created"] == events[1]["created"] > 99
