@@ -21,7 +21,7 @@ import httpx
 from tests.fake_engine import FakeEngine, fake_engine
 from tests.serve.cutting_link import CuttingLink, cutting_link
 from tests.serve.event_checker import Asked, Seen, check_stream
-from tests.services import ROOT, Gateway, start_engine, start_gateway, start_redis
+from tests.services import ROOT, Gateway, answers, start_engine, start_gateway, start_redis, wait_until
 
 WAYS = ("well", "crumbs", "engine cut", "engine error", "cut before the gateway", "cut before the caller")
 ENDS_EARLY = {
@@ -132,6 +132,8 @@ def made(place: Place, way: str, rng: random.Random) -> Iterator[None]:
     for link in (up, down):
         if link:
             link.cut_at, link.crumb_bytes = lambda: None, 65536
+    # A gateway whose engine broke off takes it for away until it has looked again.
+    wait_until(lambda: answers(f"{place.gateway.url}/readyz"), within_s=20, what="the gateway is ready again")
 
 
 def check(place: Place, ways: tuple[str, ...], count: int, at_once: int = 8) -> tuple[Counter[str], list[str]]:

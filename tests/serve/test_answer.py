@@ -43,6 +43,7 @@ def test_interleaved_choices_become_turns_of_their_own() -> None:
 def test_the_engines_names_and_ids_are_replaced_and_its_extras_dropped() -> None:
     answer = make_answer()
     event = answer.edit_event({**chunk(0, "a", [5]), "prompt_token_ids": [1], "prompt_text": None, "metrics": {}})
+    assert event.pop("created") > 0
     assert event == {
         "id": "t",
         "model": "burnish@v0001-aaaaaaaaaaaa",
