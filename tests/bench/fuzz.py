@@ -19,7 +19,6 @@ from tests.bench.mutated import ASK, CHAT, fuzz, place
 from tests.services import ROOT, Gateway
 
 _CLI = "from schemathesis.cli import schemathesis; schemathesis()"
-_CONFIG = ROOT / "tests" / "serve" / "schemathesis.toml"
 _HOOKS = "tests.serve.schemathesis_hooks"
 
 
@@ -40,7 +39,7 @@ def run_schemathesis(gateway: Gateway, max_examples: int) -> Drawn:
     with httpx.Client(base_url=gateway.url, headers=gateway.headers(), timeout=60) as client:
         turns = ",".join(client.post(CHAT, json=ASK).json()["id"] for _ in range(2))
     command = [
-        *(sys.executable, "-c", _CLI, "--config-file", str(_CONFIG), "run", f"{gateway.url}/openapi.json"),
+        *(sys.executable, "-c", _CLI, "run", f"{gateway.url}/openapi.json"),
         *("--checks", "all", "--max-examples", str(max_examples), "--workers", "1"),
         *("--header", f"Authorization: Bearer {gateway.key()}", "--continue-on-failure", "--no-color"),
     ]
