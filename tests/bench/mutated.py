@@ -125,6 +125,9 @@ def send(client: httpx.Client, seed: int, bodies: list[tuple[str, dict[str, Any]
 
 
 def _problem(answer: httpx.Response) -> str | None:
+    if answer.status_code == 503 and answer.json()["error"]["code"] == "import_running":
+        # One import at a time: of several sent at once the others are told to come again.
+        return None if "retry-after" in answer.headers else "no Retry-After"
     if answer.status_code >= 500:
         return f"a 5xx: {answer.text[:200]}"
     if "x-request-id" not in answer.headers:
