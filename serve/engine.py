@@ -14,8 +14,8 @@ import aiohttp
 import orjson
 
 from feedback.ids import BASE_VERSION, Version
-from serve.engine_wire import EngineWire, WireAnswer, WireFailed
 from serve.engine_refusals import refusal
+from serve.engine_wire import EngineWire, WireAnswer, WireFailed
 from serve.errors import ApiError, EngineFailed, EngineRefused, EngineUnavailable
 from serve.events import DONE, split_events
 
