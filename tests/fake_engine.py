@@ -6,7 +6,7 @@ time. `held` streams stop before their first token until it is taken back.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,13 +28,15 @@ class Behaviour:
     """`cut_after` and `error_after` count events of one answer; `delay_s` is the pause before each event.
 
     `shift` is what its log-probs of adapters differ by from those of a fake that is well, `broken` the one model that
-    fails, `silent` the one that says nothing. `deaf`: adapters are loaded and change nothing.
+    fails, `silent` the one that says nothing; `words` is what a model says in place of WORDS, to its end. `deaf`:
+    adapters are loaded and change nothing.
     """
 
     delay_s: float = 0.0
     shift: float = 0.0
     broken: str | None = None
     silent: str | None = None
+    words: Mapping[str, Sequence[str]] = field(default_factory=dict)
     cut_after: int | None = None
     error_after: int | None = None
     status: int = 200
@@ -128,7 +130,7 @@ class FakeEngine:
             if body.get("stream"):
                 return await self._stream(request, body, chat)
             await asyncio.sleep(self.behaviour.delay_s * len(WORDS))
-            return web.json_response(_whole(body, chat))
+            return web.json_response(_whole(body, chat, self._words(body)))
         except (asyncio.CancelledError, ConnectionError):
             self.aborted += 1
             raise
@@ -154,8 +156,9 @@ class FakeEngine:
         return response
 
     async def _events(self, body: dict[str, Any], chat: bool) -> AsyncIterator[bytes]:
-        n, first = body.get("n", 1), _spoken(body)
-        end = min(first + (body.get("max_tokens") or len(WORDS)), len(WORDS))
+        n, first, words = body.get("n", 1), _spoken(body), self._words(body)
+        end = min(first + (body.get("max_tokens") or len(words)), len(words))
+        reason = "stop" if body["model"] in self.behaviour.words else "length"
         if chat:
             for index in range(n):
                 choice = {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
@@ -166,8 +169,8 @@ class FakeEngine:
                 while self.held:  # noqa: ASYNC110 - set by another thread
                     await asyncio.sleep(0.01)
                 last = position == end - 1
-                part = {"delta": {"content": WORDS[position]}} if chat else {"text": WORDS[position]}
-                choice = {"index": index, **part, "finish_reason": "length" if last else None, "token_ids": [position]}
+                part = {"delta": {"content": words[position]}} if chat else {"text": words[position]}
+                choice = {"index": index, **part, "finish_reason": reason if last else None, "token_ids": [position]}
                 if not chat and position == first:
                     choice["prompt_token_ids"] = [*PROMPT, *range(first)]
                 yield _chunk(body, chat, choice, **({"system_fingerprint": "vllm-fake"} if last else {}))
@@ -176,6 +179,9 @@ class FakeEngine:
             usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
             head = {"id": "engine-id", "object": _object(chat), "created": CREATED, "model": body["model"]}
             yield orjson.dumps({**head, "choices": [], "usage": usage})
+
+    def _words(self, body: dict[str, Any]) -> Sequence[str]:
+        return self.behaviour.words.get(body["model"], WORDS)
 
     def _be_there(self, request: web.Request) -> None:
         if self.behaviour.away and request.transport is not None:

@@ -1,57 +1,24 @@
-"""The one seam to the gateway: its HTTP API as typed calls, its failures as this package's errors."""
+"""The one seam to the gateway: its HTTP API as typed calls, its failures as this package's errors.
+
+What its JSON means is left to `bodies`.
+"""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 
-from feedback.events import STATEMENT, Comparison, Edit, Rating, Retract
-from ui.chat.conversations import STOPPED, Message, Said, Turn
+from feedback.events import Comparison, Edit, Rating, Retract
+from ui.bodies import Ask, Json, Piece, pieces_of, said_of, turn_of
+from ui.chat.conversations import Said, Turn
 from ui.errors import AnswerBroken, GatewayAway, GatewayRefused
 
-Json = dict[str, Any]
 TURNS_KEPT_IN_VIEW = 200
 _CALL = aiohttp.ClientTimeout(total=15, sock_connect=5)
 _STREAM = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=120)
-_EVENT_FIELDS = frozenset({"id", "object", "created_at", "ordinal", "tenant"})
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One request for an answer from `model`: the public id of whatever is live."""
-
-    model: str
-    messages: tuple[Message, ...]
-    user: str
-    session: str
-    sampling: Mapping[str, Any]
-    compare_with: str | None = None
-
-    def body(self) -> Json:
-        metadata = {"session": self.session}
-        if self.compare_with is not None:
-            metadata["compare_with"] = self.compare_with
-        return {
-            "model": self.model,
-            "stream": True,
-            "messages": [{"role": message.role, "content": message.text} for message in self.messages],
-            "user": self.user,
-            "metadata": metadata,
-            **self.sampling,
-        }
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of an answer as it is written."""
-
-    turn_id: str
-    version: str
-    text: str
-    finish_reason: str | None
 
 
 @dataclass(frozen=True)
@@ -104,9 +71,10 @@ class ChatGateway:
         self._key = key
 
     async def answer(self, ask: Ask) -> AsyncGenerator[Piece, None]:
-        """The answer, piece by piece. Closing the iterator stops it at the engine."""
+        """The answer, or both of a duel's, piece by piece. Closing the iterator stops it at the engine."""
         opened = self._wire.open(self._key, "POST", "/v1/chat/completions", _STREAM, json=ask.body())
         async with opened as response:
+            duel = "x-burnish-duel" in response.headers
             try:
                 async for line in response.content:
                     if not line.startswith(b"data:"):
@@ -114,8 +82,7 @@ class ChatGateway:
                     said = line[5:].strip()
                     if said == b"[DONE]":
                         return
-                    piece = _piece(json.loads(said))
-                    if piece is not None:
+                    for piece in pieces_of(json.loads(said), duel=duel):
                         yield piece
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
                 raise AnswerBroken(repr(error)) from error
@@ -127,7 +94,12 @@ class ChatGateway:
         if session is not None:
             params["session"] = session
         answer = await self._wire.call(self._key, "GET", "/v1/turns", params=params)
-        return [_turn(body) for body in reversed(answer["data"]) if body.get("session") and body.get("messages")]
+        return [turn_of(body) for body in reversed(answer["data"]) if body.get("session") and body.get("messages")]
+
+    async def version_of(self, turn_id: str, user: str) -> str:
+        """Which version wrote a person's turn; empty as long as that is not told."""
+        body = await self._wire.call(self._key, "GET", f"/v1/turns/{turn_id}", params={"user": user})
+        return body["model"] or ""
 
     async def said_about(self, turn_id: str, user: str) -> list[Said]:
         """All that a person said about a turn of theirs, oldest first; nothing of a turn that is not kept (yet)."""
@@ -138,7 +110,7 @@ class ChatGateway:
             if error.status != 404:
                 raise
             return []
-        return [_said(body) for body in answer["data"]]
+        return [said_of(body) for body in answer["data"]]
 
     async def say(self, statement: Rating | Comparison | Edit | Retract, idempotency_key: str) -> Said:
         """Send a statement; it is on disk when this returns."""
@@ -175,6 +147,10 @@ class OperatorGateway:
     async def job(self, key: str, job_id: str) -> Json:
         return await self._wire.call(key, "GET", f"/operator/jobs/{job_id}")
 
+    async def canary(self, key: str) -> Json:
+        """The version being tried out and how it stands; `canary` is null while there is none."""
+        return await self._wire.call(key, "GET", "/operator/canary")
+
     async def audit(self, key: str) -> Sequence[Json]:
         entries: Sequence[Json] = (await self._wire.call(key, "GET", "/operator/audit"))["audit"]
         return entries
@@ -189,7 +165,7 @@ class OperatorGateway:
         return await self._wire.call(key, "POST", f"/operator/jobs/{job_id}/cancel", json={"reason": reason})
 
     async def move(self, key: str, version: str, move: str, reason: str) -> Json:
-        """`move` is promote or withdraw."""
+        """`move` is canary, promote, retire or withdraw."""
         return await self._wire.call(key, "POST", f"/operator/policies/{version}/{move}", json={"reason": reason})
 
     async def rollback(self, key: str, reason: str) -> Json:
@@ -206,38 +182,3 @@ async def _refusal(response: aiohttp.ClientResponse, what: str) -> GatewayAway |
         return GatewayRefused(response.status, str(code) if code else None, str(error["message"]))
     except (aiohttp.ClientError, ValueError, KeyError, TypeError, AttributeError):
         return GatewayRefused(response.status, None, f"{what} answered {response.status}")
-
-
-def _piece(event: Json) -> Piece | None:
-    if "error" in event:
-        raise AnswerBroken(str(event["error"]))
-    if not event.get("choices"):
-        return None
-    choice = event["choices"][0]
-    text = (choice.get("delta") or {}).get("content") or ""
-    return Piece(event["id"], event["model"], text, choice.get("finish_reason"))
-
-
-def _turn(body: Json) -> Turn:
-    return Turn(
-        id=body["id"],
-        session=body["session"],
-        version=body["model"],
-        messages=tuple(Message(message["role"], _text(message.get("content"))) for message in body["messages"]),
-        answer=body["answer"],
-        finish_reason=body.get("finish_reason") or STOPPED,
-        sampling=body.get("sampling") or {},
-        compare_with=body.get("compare_with"),
-    )
-
-
-def _text(content: Any) -> str:
-    """A message's text; other parts than text are not this page's."""
-    if isinstance(content, list):
-        return "".join(part.get("text", "") for part in content if isinstance(part, dict))
-    return content or ""
-
-
-def _said(body: Json) -> Said:
-    fields = {name: value for name, value in body.items() if name not in _EVENT_FIELDS}
-    return Said(body["id"], STATEMENT.validate_python(fields))

@@ -33,5 +33,13 @@ def test_the_statement_says_what_stood_left_and_for_how_long(older_left: bool, l
     assert said.user == "me"
 
 
+def test_of_a_duel_the_statement_says_that_both_came_at_once() -> None:
+    pair = [make_turn("x", "Hi", duel=True), make_turn("x.1", "Hi", answer="Two.", compare_with="x", duel=True)]
+    said = comparison(Showing(pair[0], pair[1], older_left=True), Choice.right, user="me", ms=5)
+    assert (said.turn_ids, said.verdict) == (("x", "x.1"), Verdict.second)
+    assert said.shown is not None
+    assert (said.shown.left, said.shown.mode) == ("x", "at_once")
+
+
 def test_both_sides_are_drawn() -> None:
     assert {draw_side() for _ in range(64)} == {True, False}

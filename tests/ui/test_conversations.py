@@ -1,5 +1,7 @@
 """Turns and words → the path on screen, on tables."""
 
+from dataclasses import replace
+
 import pytest
 
 from feedback.events import Aspect, Verdict
@@ -73,6 +75,30 @@ def test_identical_answers_are_not_asked_about() -> None:
     same = make_turn("b", "Hi", answer="Hello. ", compare_with="a")
     path = path_of([A, same], NONE, Standing())
     assert path.tip == A
+
+
+LEFT = make_turn("x", "Hi", answer="Hello.", duel=True)
+RIGHT = make_turn("x.1", "Hi", answer="Good day.", compare_with="x", duel=True)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "goes_on"),
+    [
+        ({"finish_reason": STOPPED}, {}, "x"),
+        ({}, {"finish_reason": STOPPED}, "x"),
+        ({"finish_reason": STOPPED, "answer": ""}, {"finish_reason": STOPPED}, "x.1"),
+        ({"finish_reason": STOPPED, "answer": " "}, {"finish_reason": STOPPED, "answer": ""}, "x"),
+    ],
+)
+def test_half_a_duel_is_not_asked_about(first: dict[str, str], second: dict[str, str], goes_on: str) -> None:
+    path = path_of([replace(LEFT, **first), replace(RIGHT, **second)], NONE, Standing())
+    assert path.tip is not None
+    assert path.tip.id == goes_on
+
+
+def test_a_whole_duel_without_a_verdict_is_open() -> None:
+    assert path_of([LEFT, RIGHT], NONE, Standing()).pair == (LEFT, RIGHT)
+    assert path_of([LEFT, RIGHT], frozenset({"x.1"}), Standing()).tip == LEFT
 
 
 def test_a_second_answer_taken_off_the_screen_leaves_the_first() -> None:

@@ -113,7 +113,7 @@ async def test_an_answer_that_ended_before_the_stop_reached_it_is_whole(desk: De
     async for _ in asking.send(desk, "Hi"):
         writing = desk.writing
         if writing is not None and writing.text:
-            read = partial(getattr, writing, "finish_reason")
+            read = partial(getattr, writing.first, "finish_reason")
             await asyncio.to_thread(wait_until, read, within_s=10, what="the answer has ended")
             asking.stop(desk)
     assert desk.path.tip is not None
@@ -124,7 +124,7 @@ async def test_an_answer_stopped_before_its_first_word_is_not_sent_yet(desk: Des
     fake.behave(delay_s=0.5)
 
     async def stop_once_begun() -> None:
-        begun = partial(getattr, desk.writing, "turn_id")
+        begun = partial(getattr, desk.writing and desk.writing.first, "turn_id")
         await asyncio.to_thread(wait_until, begun, within_s=10, what="the answer has a turn")
         asking.stop(desk)
 

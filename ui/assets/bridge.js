@@ -52,9 +52,13 @@ element.addEventListener("keydown", (event) => {
   }
 });
 
-// A part may ask for the focus once, when it appears; what is being typed elsewhere is never interrupted.
+// A part may ask for the focus once, when it appears; what is being typed elsewhere is never interrupted. Who has read
+// two long answers as they were written is not taken back to where they begin.
 let focused = null;
+let written = false;
 watch("value", () => {
+  const read = written;
+  written = element.querySelector(".compare.writing") !== null;
   const wants = element.querySelector("[data-focus]");
   const name = wants?.dataset.focus ?? null;
   if (name === focused) return;
@@ -64,7 +68,8 @@ watch("value", () => {
   if (typing && !element.contains(document.activeElement)) return;
   wants.focus({ preventScroll: true });
   const whole = wants.closest("section, form") ?? wants;
-  whole.scrollIntoView({ block: whole.offsetHeight > innerHeight * 0.9 ? "start" : "nearest", behavior: "smooth" });
+  const isLong = whole.offsetHeight > innerHeight * 0.9;
+  if (!isLong || !read) whole.scrollIntoView({ block: isLong ? "start" : "nearest", behavior: "smooth" });
 });
 
 // What was unfolded stays unfolded when the part is drawn anew.

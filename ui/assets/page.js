@@ -46,19 +46,25 @@
     }
   });
 
-  // Follow an answer as it is written, unless the person has scrolled up to read.
+  // Follow an answer as it is written, unless the person has scrolled up to read. Two at once are followed only until
+  // their beginnings stand at the top, so that neither moves while it is read.
   const main = document.getElementById("main");
   const live = document.getElementById("live");
   if (main && live) {
     let following = true;
-    const down = () => main.scrollTo({ top: main.scrollHeight });
+    const down = () => {
+      const pair = live.querySelector(".compare");
+      const bar = document.getElementById("bar")?.offsetHeight ?? 0;
+      const top = pair ? pair.getBoundingClientRect().top - main.getBoundingClientRect().top - bar - 12 : Infinity;
+      main.scrollTo({ top: Math.min(main.scrollHeight, main.scrollTop + top) });
+    };
     main.addEventListener("scroll", () => {
       following = main.clientHeight + main.scrollTop >= main.scrollHeight - 120;
     }, { passive: true });
     let comparing = false;
     new MutationObserver(() => {
       const compared = comparing;
-      comparing = live.querySelector(".compare") !== null;
+      comparing = live.querySelector(".choices") !== null;
       if (following && !comparing) down();
       const idle = document.activeElement === document.body && matchMedia("(hover: hover)").matches;
       if (compared && !comparing && idle) document.querySelector("#box textarea")?.focus({ preventScroll: true });

@@ -8,13 +8,15 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from ui.bodies import Ask, Piece
 from ui.chat.conversations import STOPPED, Message, Turn
-from ui.chat.desk import Desk, Notice, Writing
+from ui.chat.desk import Desk, Draft, Notice, Writing
 from ui.errors import UiError, sentence
-from ui.gateway import Ask, Piece
 
 REPAINT_S = 0.08
 SAME_AGAIN = "The second answer is word for word the same, so there is nothing to compare."
+SAME_TWICE = "Two answers were written, word for word the same, so there is nothing to compare."
+HALF_A_DUEL = "Stopped, so there is nothing to compare. The first of the two answers stays."
 
 Steps = AsyncGenerator[None, None]
 
@@ -25,14 +27,14 @@ def send(desk: Desk, text: str) -> Steps:
         return _nothing()
     if desk.unsent:
         *before, last = desk.unsent
-        return _ask(desk, (*before, Message("user", f"{last.text}\n\n{text.strip()}")))
+        return _question(desk, (*before, Message("user", f"{last.text}\n\n{text.strip()}")))
     desk.skip()
-    return _ask(desk, (*desk.path.messages, Message("user", text.strip())))
+    return _question(desk, (*desk.path.messages, Message("user", text.strip())))
 
 
 def resend(desk: Desk) -> Steps:
     """Ask again what could not be answered."""
-    return _ask(desk, desk.unsent) if desk.unsent and _free(desk) else _nothing()
+    return _question(desk, desk.unsent) if desk.unsent and _free(desk) else _nothing()
 
 
 def change_message(desk: Desk, at: int, text: str) -> Steps:
@@ -41,7 +43,7 @@ def change_message(desk: Desk, at: int, text: str) -> Steps:
     is_own = 0 <= at < len(messages) and messages[at].role == "user"
     if not is_own or not text.strip() or not _free(desk):
         return _nothing()
-    return _ask(desk, (*messages[:at], Message("user", text.strip())))
+    return _question(desk, (*messages[:at], Message("user", text.strip())))
 
 
 def regenerate(desk: Desk) -> Steps:
@@ -52,7 +54,8 @@ def regenerate(desk: Desk) -> Steps:
     tip = desk.path.tip
     if tip is None or not _free(desk):
         return _nothing()
-    return _ask(desk, tip.messages, compare_with=None if tip.finish_reason == STOPPED else tip)
+    older = None if tip.finish_reason == STOPPED else tip
+    return _ask(desk, Writing(desk.session, tip.messages, older))
 
 
 def stop(desk: Desk) -> None:
@@ -71,8 +74,13 @@ async def _nothing() -> Steps:
     yield
 
 
-async def _ask(desk: Desk, asked: tuple[Message, ...], compare_with: Turn | None = None) -> Steps:
-    writing = desk.writing = Writing(desk.session, asked, compare_with)
+def _question(desk: Desk, asked: tuple[Message, ...]) -> Steps:
+    """Ask something new, which chance may have answered by two."""
+    return _ask(desk, Writing(desk.session, asked, may_duel=True))
+
+
+async def _ask(desk: Desk, writing: Writing) -> Steps:
+    desk.writing = writing
     desk.panel = desk.notice = None
     desk.unsent = ()
     yield
@@ -88,8 +96,8 @@ async def _ask(desk: Desk, asked: tuple[Message, ...], compare_with: Turn | None
         if here:
             desk.writing = None
             _keep(desk, writing, failure)
-        elif writing.turn_id:
-            desk.turns.append(_turn(desk, writing))
+        else:
+            desk.turns += [_turn(desk, writing, draft) for draft in writing.drafts if draft.turn_id]
     if here:
         yield
 
@@ -105,6 +113,7 @@ def _pieces(desk: Desk, writing: Writing) -> AsyncGenerator[Piece, None]:
         session=writing.session,
         sampling=sampling,
         compare_with=older.id if older else None,
+        may_duel=writing.may_duel,
     )
     return desk.given.gateway.answer(ask)
 
@@ -117,8 +126,9 @@ async def _follow(pieces: AsyncGenerator[Piece, None], writing: Writing) -> Step
     try:
         while not taking.done() and not stopping.done():
             await asyncio.wait({taking, stopping}, timeout=REPAINT_S, return_when=asyncio.FIRST_COMPLETED)
-            if len(writing.text) > drawn and not taking.done():
-                drawn = len(writing.text)
+            come = len(writing.text) + sum(draft.has_come for draft in writing.drafts)
+            if come > drawn and not taking.done():
+                drawn = come
                 yield
         if taking.done():
             taking.result()
@@ -130,9 +140,13 @@ async def _follow(pieces: AsyncGenerator[Piece, None], writing: Writing) -> Step
 
 async def _take(pieces: AsyncGenerator[Piece, None], writing: Writing) -> None:
     async for piece in pieces:
-        writing.text += piece.text
-        writing.turn_id, writing.version = piece.turn_id, piece.version
-        writing.finish_reason = piece.finish_reason or writing.finish_reason
+        if piece.beside is not None and not writing.is_duel:
+            pair = {piece.index: piece.turn_id, 1 - piece.index: piece.beside}
+            writing.drafts = (Draft(pair[0]), Draft(pair[1]))
+        draft = writing.drafts[piece.index]
+        draft.text += piece.text
+        draft.turn_id, draft.version = piece.turn_id, piece.version
+        draft.finish_reason = piece.finish_reason or draft.finish_reason
 
 
 def _keep(desk: Desk, writing: Writing, failure: UiError | None) -> None:
@@ -140,36 +154,53 @@ def _keep(desk: Desk, writing: Writing, failure: UiError | None) -> None:
     if writing.compare_with is not None:
         _keep_second(desk, writing, failure)
         return
-    if failure is not None or not (writing.text or writing.finish_reason):
+    come = [_turn(desk, writing, draft) for draft in writing.drafts if draft.has_come]
+    if failure is not None or not come:
         desk.unsent = writing.asked
         desk.notice = Notice(sentence(failure), bad=True) if failure else Notice("Stopped before it began.")
         return
-    desk.turns.append(_turn(desk, writing))
+    desk.turns += come
     desk.settle()
+    if writing.is_duel and not writing.is_whole:
+        _end_duel(desk, writing)
+    elif writing.is_duel and desk.comparing is None:
+        desk.notice = Notice(SAME_TWICE)
+
+
+def _end_duel(desk: Desk, writing: Writing) -> None:
+    """Half an answer is not compared. The ledger may hold more of it than the screen, so it is put away by name."""
+    first, second = writing.drafts
+    gone = first if second.text.strip() and not first.text.strip() else second
+    desk.take_off(frozenset({gone.turn_id}))
+    if gone is second and second.has_come:
+        desk.notice = Notice(HALF_A_DUEL)
 
 
 def _keep_second(desk: Desk, writing: Writing, failure: UiError | None) -> None:
     """A whole second answer stands beside the first; a broken or a stopped one is put away."""
-    if failure is not None or writing.finish_reason is None or writing.stop.is_set():
-        desk.take_off(frozenset({writing.turn_id} - {""}))
+    if failure is not None or not writing.is_whole or writing.stop.is_set():
+        desk.take_off(frozenset({writing.first.turn_id} - {""}))
         desk.notice = Notice(sentence(failure), bad=True) if failure else Notice("Stopped. The first answer stays.")
         return
-    desk.turns.append(_turn(desk, writing))
+    desk.turns.append(_turn(desk, writing, writing.first))
     desk.settle()
     if desk.comparing is None:
-        desk.take_off(frozenset({writing.turn_id}))
+        desk.take_off(frozenset({writing.first.turn_id}))
         desk.notice = Notice(SAME_AGAIN)
 
 
-def _turn(desk: Desk, writing: Writing) -> Turn:
+def _turn(desk: Desk, writing: Writing, draft: Draft) -> Turn:
+    """What was written, as a turn; a duel's second is one that is compared with its first."""
     older = writing.compare_with
+    compare_with = older.id if older else None
     return Turn(
-        id=writing.turn_id,
+        id=draft.turn_id,
         session=writing.session,
-        version=writing.version,
+        version=draft.version,
         messages=writing.asked,
-        answer=writing.text,
-        finish_reason=writing.finish_reason or STOPPED,
+        answer=draft.text,
+        finish_reason=draft.finish_reason or STOPPED,
         sampling=older.sampling if older else desk.given.sampling,
-        compare_with=older.id if older else None,
+        compare_with=compare_with if draft is writing.first else writing.first.turn_id,
+        duel=writing.is_duel,
     )

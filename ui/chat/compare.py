@@ -4,12 +4,13 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from feedback.events import Comparison, Shown, Verdict
 from ui.chat.conversations import Turn
 
 Draw = Callable[[], bool]
-"""Whether the older answer stands left; drawn anew for every pair shown."""
+"""Whether the older answer stands left; drawn anew for every pair shown but a duel's, whose order the gateway drew."""
 
 
 class Choice(StrEnum):
@@ -23,11 +24,18 @@ class Choice(StrEnum):
 
 @dataclass(frozen=True)
 class Showing:
-    """A pair on screen. The browser learns the texts and the sides, never the ids or which answer is the newer."""
+    """A pair on screen. The browser learns the texts and the sides, never the ids or which answer is the newer.
+
+    Of a duel `older` is the first answer, although both were written at once.
+    """
 
     older: Turn
     newer: Turn
     older_left: bool
+
+    @property
+    def is_duel(self) -> bool:
+        return self.newer.duel
 
     @property
     def left(self) -> Turn:
@@ -52,11 +60,12 @@ def verdict_of(showing: Showing, choice: Choice) -> Verdict:
 
 
 def comparison(showing: Showing, choice: Choice, *, user: str, ms: int) -> Comparison:
-    """The statement to send; `ms` is how long both answers were on screen."""
+    """The statement to send; `ms` is how long both answers were on screen, whole."""
+    mode: Literal["at_once", "regenerate"] = "at_once" if showing.is_duel else "regenerate"
     return Comparison(
         kind="comparison",
         user=user,
         turn_ids=(showing.older.id, showing.newer.id),
         verdict=verdict_of(showing, choice),
-        shown=Shown(left=showing.left.id, mode="regenerate", ms=min(max(ms, 0), 7 * 24 * 3600 * 1000)),
+        shown=Shown(left=showing.left.id, mode=mode, ms=min(max(ms, 0), 7 * 24 * 3600 * 1000)),
     )

@@ -25,7 +25,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Turn:
-    """One answer as the gateway keeps it; `messages` is what it answered."""
+    """One answer as the gateway keeps it; `messages` is what it answered.
+
+    Of a duel's two answers the second has `compare_with`, and `version` is empty as long as the gateway does not tell.
+    """
 
     id: str
     session: str
@@ -35,6 +38,7 @@ class Turn:
     finish_reason: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict, hash=False)
     compare_with: str | None = None
+    duel: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,10 +127,13 @@ def standing(said: Iterable[Said]) -> Standing:
 def chosen(older: Turn, newer: Turn, comparison: Comparison | None) -> Turn | None:
     """The answer that goes on; None while that is open.
 
-    About the same keeps the answer that was there before; when both are bad the newer one goes on.
+    About the same keeps the answer that was there before, or first; when both are bad the other one goes on. A duel
+    that was stopped is none: of its two the first goes on, if anything of it came.
     """
     if older.answer.strip() == newer.answer.strip():
         return older
+    if newer.duel and STOPPED in (older.finish_reason, newer.finish_reason):
+        return older if older.answer.strip() else newer
     if comparison is None:
         return None
     if comparison.verdict is Verdict.tie:

@@ -23,17 +23,46 @@ _TURNS_WITH_WORDS = 60
 
 
 @dataclass
+class Draft:
+    """One answer as far as it is written."""
+
+    turn_id: str = ""
+    version: str = ""
+    text: str = ""
+    finish_reason: str | None = None
+
+    @property
+    def has_come(self) -> bool:
+        return bool(self.text or self.finish_reason)
+
+
+@dataclass
 class Writing:
-    """An answer as it is being written; `compare_with` is the one it will be compared with."""
+    """An answer as it is being written, or both of a duel; `compare_with` is the one it will be compared with."""
 
     session: str
     asked: tuple[Message, ...]
     compare_with: Turn | None = None
-    text: str = ""
-    turn_id: str = ""
-    version: str = ""
-    finish_reason: str | None = None
+    may_duel: bool = False
+    drafts: tuple[Draft, ...] = field(default_factory=lambda: (Draft(),))
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def first(self) -> Draft:
+        return self.drafts[0]
+
+    @property
+    def is_duel(self) -> bool:
+        return len(self.drafts) > 1
+
+    @property
+    def is_whole(self) -> bool:
+        return all(draft.finish_reason for draft in self.drafts)
+
+    @property
+    def text(self) -> str:
+        """All that has come."""
+        return "".join(draft.text for draft in self.drafts)
 
 
 @dataclass(frozen=True)
@@ -137,7 +166,7 @@ class Desk:
         if pair is None:
             self.comparing = None
         elif self.comparing is None or (self.comparing.showing.older, self.comparing.showing.newer) != pair:
-            self.comparing = Comparing(Showing(*pair, older_left=self.given.draw()))
+            self.comparing = Comparing(Showing(*pair, older_left=pair[1].duel or self.given.draw()))
 
     def session_turns(self) -> list[Turn]:
         return [turn for turn in self.turns if turn.session == self.session]
@@ -158,7 +187,7 @@ class Desk:
         return asked
 
     def skip(self) -> None:
-        """Leave a pair without a verdict: the earlier answer goes on."""
+        """Leave a pair without a verdict: the earlier answer goes on, of a duel the first."""
         if self.path.pair is not None:
             self.take_off(frozenset({self.path.pair[1].id}))
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from ui.chat.conversations import STOPPED, Message, Step, Summary
-from ui.chat.desk import Comparing, Desk, Notice, Panel, Writing
+from ui.chat.desk import Desk, Notice, Panel, Writing
+from ui.chat.pair import comparing_html, duel_html
 from ui.chat.panels import message_form, panel_html
 from ui.icons import IconName, icon
 from ui.markup import answer_html, attr, plain_html
@@ -30,15 +31,15 @@ def talk_html(desk: Desk) -> str:
 
 
 def live_html(desk: Desk) -> str:
-    """What is happening now: an answer being written, two answers to choose from, or a message not answered."""
+    """What is happening now: an answer or two being written, two to choose from, or a message not answered."""
     if desk.writing is not None:
-        return _writing_html(desk.writing)
+        return duel_html(desk.writing) if desk.writing.is_duel else _writing_html(desk.writing)
     if desk.unsent:
         return (
             '<div class="unsent"><p>This message has not been answered.</p>'
             '<button class="button" type="button" data-slow="resend">Try again</button></div>'
         )
-    return _comparing_html(desk.comparing) if desk.comparing is not None else ""
+    return comparing_html(desk.comparing) if desk.comparing is not None else ""
 
 
 def notice_html(notice: Notice | None) -> str:
@@ -164,36 +165,3 @@ def _writing_html(writing: Writing) -> str:
         '<div class="message answer writing" aria-busy="true" aria-label="Answer being written">'
         f'<div class="prose">{answer_html(writing.text)}</div></div>'
     )
-
-
-def _comparing_html(comparing: Comparing) -> str:
-    left, right = comparing.showing.left.answer, comparing.showing.right.answer
-    choices = (("left", "Left is better", "Upper is better"), ("right", "Right is better", "Lower is better"),
-               ("tie", "About the same", ""), ("both_bad", "Both bad", ""))  # fmt: skip
-    buttons = "".join(
-        f'<button class="button choice" type="button" data-act="vote" data-choice="{choice}" data-key="{key}">'
-        f'<kbd aria-hidden="true">{key}</kbd>{_wide_or_narrow(wide, narrow)}</button>'
-        for key, (choice, wide, narrow) in enumerate(choices, start=1)
-    )
-    return (
-        '<section class="compare" aria-labelledby="compare-title">'
-        '<h2 id="compare-title" tabindex="-1" data-focus="compare">Which answer is better?</h2>'
-        f'<div class="sides">{_side_html("left", "Left", "Upper", left)}'
-        f"{_side_html('right', 'Right', 'Lower', right)}</div>"
-        f'<div class="choices" role="group" aria-label="Your choice">{buttons}</div>'
-        '<p class="faint"><span class="on-wide">Keys 1 to 4 work too. </span>'
-        '<button class="link" type="button" data-act="skip">Skip, and keep the '
-        "earlier answer</button></p></section>"
-    )
-
-
-def _side_html(side: str, wide: str, narrow: str, answer: str) -> str:
-    return (
-        f'<article class="side" data-side="{side}"><h3>{_wide_or_narrow(wide, narrow)}</h3>'
-        f'<div class="prose">{answer_html(answer)}</div></article>'
-    )
-
-
-def _wide_or_narrow(wide: str, narrow: str) -> str:
-    """On a narrow screen the answers stand one above the other, and are named so."""
-    return f'<span class="on-wide">{wide}</span><span class="on-narrow">{narrow}</span>' if narrow else wide

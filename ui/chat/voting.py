@@ -6,12 +6,14 @@ The desk changes only after the ledger has accepted the statement; until then ev
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from feedback.events import Edit, Rating, Retract, turns_named
-from ui.chat.compare import Choice, comparison
+from ui.chat.compare import Choice, Showing, comparison
 from ui.chat.conversations import Said, Turn
 from ui.chat.desk import Desk, Notice, Panel
+from ui.errors import UiError
 from ui.markup import short_version
 
 UP_REASONS: Mapping[str, str] = {
@@ -28,12 +30,6 @@ DOWN_REASONS: Mapping[str, str] = {
     "too_short": "Too short",
     "unsafe": "Harmful or unkind",
 }
-THANKS: Mapping[Choice, str] = {
-    Choice.left: "Thank you. The answer you preferred goes on.",
-    Choice.right: "Thank you. The answer you preferred goes on.",
-    Choice.tie: "Thank you. The earlier answer goes on.",
-    Choice.both_bad: "Thank you. The newer answer goes on.",
-}
 
 
 async def vote(desk: Desk, choice: Choice) -> None:
@@ -49,7 +45,9 @@ async def vote(desk: Desk, choice: Choice) -> None:
     said = await desk.given.gateway.say(statement, key)
     _remember(desk, said)
     desk.settle()
-    desk.notice = Notice(f"{THANKS[choice]} {_versions(comparing.showing.left, comparing.showing.right)}", said=said)
+    showing = comparing.showing
+    left, right = await _unveiled(desk, showing.left), await _unveiled(desk, showing.right)
+    desk.notice = Notice(f"{_thanks(showing, choice)} {_versions(left, right)}".strip(), said=said)
 
 
 async def rate(desk: Desk, at: int, value: Literal["up", "down"]) -> None:
@@ -124,8 +122,30 @@ def _remember(desk: Desk, said: Said, about: Said | None = None) -> None:
         desk.words.setdefault(turn_id, []).append(said)
 
 
+async def _unveiled(desk: Desk, turn: Turn) -> Turn:
+    """The turn with its version, which of a duel is told after the vote."""
+    if turn.version:
+        return turn
+    try:
+        known = replace(turn, version=await desk.given.gateway.version_of(turn.id, desk.visitor))
+    except UiError:  # The vote stands all the same.
+        return turn
+    desk.turns = [known if each.id == turn.id else each for each in desk.turns]
+    desk.settle()
+    return known
+
+
+def _thanks(showing: Showing, choice: Choice) -> str:
+    """What the choice has led to."""
+    earlier, newer = ("first", "second") if showing.is_duel else ("earlier", "newer")
+    goes_on = {Choice.tie: f"The {earlier} answer", Choice.both_bad: f"The {newer} answer"}
+    return f"Thank you. {goes_on.get(choice, 'The answer you preferred')} goes on."
+
+
 def _versions(left: Turn, right: Turn) -> str:
-    """Which versions wrote the two, told after the vote."""
+    """Which versions wrote the two, as far as that is told."""
+    if not left.version or not right.version:
+        return ""
     if left.version == right.version:
         return f"Both were by {short_version(left.version)}."
     return f"They were by {short_version(left.version)} and {short_version(right.version)}."

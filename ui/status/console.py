@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ui.bodies import Json
 from ui.errors import GatewayRefused, NotSignedIn
-from ui.gateway import Json, OperatorGateway
+from ui.gateway import OperatorGateway
 from ui.markup import short_version
 
 Move = Literal["promote", "withdraw", "rollback", "train", "cancel"]

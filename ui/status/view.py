@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ui.gateway import Json
+from ui.bodies import Json
 from ui.icons import icon
 from ui.markup import short_version
 from ui.status.charts import Line, Tone, line_chart
