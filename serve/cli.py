@@ -1,4 +1,4 @@
-"""`burnish keys` and `burnish policies`: make and revoke keys; list, import, promote and withdraw versions, roll back.
+"""`burnish keys` and `burnish policies`: make and revoke keys; list, import, try out and move versions.
 
 Keys are written to the ledger directly, so that they can be made before anything runs; policies are moved through
 the gateway alone, which verifies them on the engine first.
@@ -28,7 +28,7 @@ from serve.key_files import HOME_TENANT, read_or_make
 from serve.settings import Settings
 
 keys = typer.Typer(help="API keys: make, list, revoke.", no_args_is_help=True)
-policies = typer.Typer(help="Policy versions: list, import, promote, withdraw, roll back.", no_args_is_help=True)
+policies = typer.Typer(help="Policy versions: list, import, try out, promote, withdraw, roll back.", no_args_is_help=True)
 
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it stays in the audit trail.")]
 
@@ -114,6 +114,26 @@ def promote(version: str, reason: Reason) -> None:
 
 
 @policies.command()
+def canary(version: str, reason: Reason) -> None:
+    """Try a candidate out on users, beside the live version, by the rules in the settings."""
+    _report(_ask("POST", f"/operator/policies/{version}/canary", {"reason": reason}))
+
+
+@policies.command()
+def retire(version: str, reason: Reason) -> None:
+    """Put a canary away that neither won nor lost."""
+    _report(_ask("POST", f"/operator/policies/{version}/retire", {"reason": reason}))
+
+
+@policies.command()
+def trial() -> None:
+    """How the version that is being tried out stands by now."""
+    standing = _ask("GET", "/operator/canary")
+    for line in trial_lines(standing) if standing["canary"] else ["no version is being tried out"]:
+        typer.echo(line)
+
+
+@policies.command()
 def withdraw(version: str, reason: Reason) -> None:
     """Take a version back for good; taking back the live one rolls back."""
     _report(_ask("POST", f"/operator/policies/{version}/withdraw", {"reason": reason}))
@@ -166,6 +186,21 @@ def _ask(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
 
 def _report(standing: dict[str, Any]) -> None:
     typer.echo(f"live {standing['live']}, a rollback would bring back {standing['previous'] or 'nothing'}")
+
+
+def trial_lines(standing: dict[str, Any]) -> list[str]:
+    """A canary's standing, as `/operator/canary` tells it, in a few lines."""
+    decision, rules = standing["decision"], standing["rules"]
+    votes = decision["numbers"]["votes"]
+    counts = f"{votes['wins']} won, {votes['losses']} lost, {votes['ties']} ties, {votes['both_bad']} both bad"
+    return [
+        f"canary {standing['canary']} beside {standing['over']}, since {_date(standing['started_at'])}",
+        f"share  {rules['share']:.0%} of sessions, {rules['duel_share']:.0%} of prompts as duels",
+        f"votes  {counts}; {rules['least_votes']} decisive ones are the least to go live",
+        f"wins   between {votes['lower']:.1%} and {votes['upper']:.1%} in the long run",
+        f"wires  fired: {', '.join(decision['fired']) or 'none'}",
+        f"so     {decision['kind']}: {decision['reason']}",
+    ]
 
 
 def _key_line(key: ApiKey) -> str:

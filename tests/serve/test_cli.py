@@ -73,3 +73,48 @@ def test_policies_are_listed_promoted_and_rolled_back(
     assert "withdrawn" in refused.stderr
     without_reason = burnish.invoke(cli.policies, ["rollback"])
     assert without_reason.exit_code != 0
+
+
+def test_a_candidate_is_tried_out_looked_at_and_put_away(
+    burnish: CliRunner, publisher: Publisher, two_adapters: tuple[Path, Path], api: httpx.Client, fake: FakeEngine
+) -> None:
+    assert "no version is being tried out" in ran(burnish.invoke(cli.policies, ["trial"]))
+    version = publisher.publish(two_adapters[0])
+    assert "live v0000-base" in ran(burnish.invoke(cli.policies, ["canary", version, "-r", "votes decide"]))
+    told = ran(burnish.invoke(cli.policies, ["trial"])).splitlines()
+    assert len(told) == 6
+    assert f"canary {version} beside v0000-base" in told[0]
+    assert "10% of sessions, 20% of prompts" in told[1]
+    assert "0 won, 0 lost, 0 ties, 0 both bad; 20 decisive" in told[2]
+    assert "between 0.0% and 100.0%" in told[3]
+    assert "fired: none" in told[4]
+    assert "wait: it won 0 of 0" in told[5]
+    assert burnish.invoke(cli.policies, ["canary", version, "-r", "again"]).exit_code == 1
+    assert "live v0000-base" in ran(burnish.invoke(cli.policies, ["retire", version, "-r", "enough"]))
+    assert api.get(f"/operator/policies/{version}").json()["state"] == "retired"
+    assert "no version is being tried out" in ran(burnish.invoke(cli.policies, ["trial"]))
+
+
+def test_the_lines_on_a_trial_say_what_was_counted_and_what_fired() -> None:
+    votes = {"wins": 9, "losses": 2, "ties": 3, "both_bad": 1, "lower": 0.4812, "upper": 0.9777}
+    lines = cli.trial_lines(
+        {
+            "canary": "v0007-abc",
+            "over": "v0006-def",
+            "started_at": 0.0,
+            "rules": {"share": 0.25, "duel_share": 0.5, "least_votes": 20},
+            "decision": {
+                "kind": "withdraw",
+                "reason": "its share of errors is too high",
+                "fired": ["errors", "first_token"],
+                "numbers": {"votes": votes},
+            },
+        }
+    )
+    assert lines[1:] == [
+        "share  25% of sessions, 50% of prompts as duels",
+        "votes  9 won, 2 lost, 3 ties, 1 both bad; 20 decisive ones are the least to go live",
+        "wins   between 48.1% and 97.8% in the long run",
+        "wires  fired: errors, first_token",
+        "so     withdraw: its share of errors is too high",
+    ]

@@ -112,7 +112,8 @@ def test_a_chart_says_what_it_shows_and_survives_odd_points() -> None:
 @pytest.mark.parametrize(
     ("policy", "moves"),
     [
-        ({"state": "candidate", "adapter": "x"}, ("promote", "withdraw")),
+        ({"state": "candidate", "adapter": "x"}, ("canary", "promote", "withdraw")),
+        ({"state": "canary", "adapter": "x"}, ("promote", "retire", "withdraw")),
         ({"state": "live", "adapter": "x"}, ("withdraw",)),
         ({"state": "live", "adapter": None}, ()),
         ({"state": "rejected", "adapter": "x"}, ()),

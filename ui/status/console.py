@@ -13,23 +13,27 @@ from ui.errors import GatewayRefused, NotSignedIn
 from ui.gateway import OperatorGateway
 from ui.markup import short_version
 
-Move = Literal["promote", "withdraw", "rollback", "train", "cancel"]
+Move = Literal["canary", "promote", "retire", "withdraw", "rollback", "train", "cancel"]
+
+
+_DONE = {"canary": "Being tried out", "promote": "Promoted", "retire": "Retired", "withdraw": "Withdrawn"}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """One look at everything; `job` is the one shown, with its curve."""
+    """One look at everything; `job` is the one shown, with its curve, `canary` what is being tried out."""
 
     policies: Json
     schedule: Json
     jobs: Sequence[Json]
     audit: Sequence[Json]
     job: Json | None
+    canary: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A move that waits for its reason. `of` is the version to promote or withdraw, the job to cancel, or empty."""
+    """A move that waits for its reason. `of` is the version to move, the job to cancel, or empty."""
 
     move: Move
     of: str = ""
@@ -56,14 +60,14 @@ class Console:
 async def look(gateway: OperatorGateway, key: str, job_id: str) -> Facts:
     """Everything the console shows. NotSignedIn when the gateway does not take the key for an operator's."""
     try:
-        policies, schedule, jobs, audit = await asyncio.gather(
-            gateway.policies(key), gateway.schedule(key), gateway.jobs(key), gateway.audit(key)
+        policies, schedule, jobs, audit, canary = await asyncio.gather(
+            gateway.policies(key), gateway.schedule(key), gateway.jobs(key), gateway.audit(key), gateway.canary(key)
         )
         shown = next((job["id"] for job in jobs if job["id"] == job_id), jobs[0]["id"] if jobs else None)
         job = await gateway.job(key, shown) if shown else None
     except GatewayRefused as error:
         raise _as_sign_in(error) from error
-    return Facts(policies, schedule, jobs, audit, job)
+    return Facts(policies, schedule, jobs, audit, job, canary)
 
 
 async def carry_out(gateway: OperatorGateway, key: str, asked: Asked, reason: str, recipe: str = "") -> str:
@@ -83,8 +87,7 @@ async def carry_out(gateway: OperatorGateway, key: str, asked: Asked, reason: st
             standing = await gateway.rollback(key, reason)
             return f"Rolled back. {short_version(standing['live'])} is live."
         standing = await gateway.move(key, asked.of, asked.move, reason)
-        done = "Promoted" if asked.move == "promote" else "Withdrawn"
-        return f"{done}: {short_version(asked.of)}. {short_version(standing['live'])} is live."
+        return f"{_DONE[asked.move]}: {short_version(asked.of)}. {short_version(standing['live'])} is live."
     except GatewayRefused as error:
         raise _as_sign_in(error) from error
 
@@ -92,8 +95,8 @@ async def carry_out(gateway: OperatorGateway, key: str, asked: Asked, reason: st
 def allowed(policy: Mapping[str, Any]) -> tuple[Move, ...]:
     """The moves offered for a policy; the gateway decides. A retired one comes back by rollback only."""
     moves: Mapping[str, tuple[Move, ...]] = {
-        "candidate": ("promote", "withdraw"),
-        "canary": ("promote", "withdraw"),
+        "candidate": ("canary", "promote", "withdraw"),
+        "canary": ("promote", "retire", "withdraw"),
         "live": ("withdraw",) if policy.get("adapter") else (),
     }
     return moves.get(str(policy["state"]), ())

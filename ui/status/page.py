@@ -4,7 +4,7 @@ so that a call from anywhere without a valid key gets nothing.
 
 import asyncio
 from collections import OrderedDict
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 
@@ -12,8 +12,10 @@ from ui.errors import NotSignedIn, UiError, sentence
 from ui.frame import theme_toggle_html
 from ui.gateway import OperatorGateway
 from ui.status import view
-from ui.status.console import Asked, Console, Facts, carry_out, look
+from ui.status.canary import canary_html
+from ui.status.console import Asked, Console, Facts, Move, carry_out, look
 from ui.status.operators import Operators
+from ui.status.versions import audit_html, policies_html
 from ui.theme import script
 
 Draw = list[Any]
@@ -21,8 +23,7 @@ EVERY_S = 2.0
 WRONG_KEY_PAUSE_S = 0.5
 MOST_CONSOLES = 500
 AT_ONCE = 16
-_MOVES = ("promote", "withdraw", "rollback", "train", "cancel")
-_PARTS = ("overview", "ask", "told", "training", "policies", "audit")
+_PARTS = ("overview", "ask", "told", "canary", "training", "policies", "audit")
 _DRAWN = 2 + len(_PARTS)
 
 
@@ -109,7 +110,7 @@ class StatusPage:
 
     async def _act(self, console: Console, key: str, said: dict[str, Any]) -> None:
         act = said.get("act")
-        if act == "ask" and said.get("move") in _MOVES:
+        if act == "ask" and said.get("move") in get_args(Move):
             console.tell("")
             console.asked = Asked(said["move"], str(said.get("of", ""))[:64])
         elif act == "do" and console.asked is not None:
@@ -165,8 +166,9 @@ def _html(console: Console, facts: Facts) -> dict[str, str]:
         "ask": view.ask_html(console.asked, facts.schedule),
         "told": view.told_html(console.told, bad=console.told_bad),
         "training": view.training_html(facts),
-        "policies": view.policies_html(facts),
-        "audit": view.audit_html(facts),
+        "canary": canary_html(facts.canary),
+        "policies": policies_html(facts),
+        "audit": audit_html(facts),
     }
 
 

@@ -1,7 +1,9 @@
-"""An operator's facts → the HTML of the status page's parts. Pure: everything from the gateway is escaped here."""
+"""What is live, the schedule, the jobs, and what is asked and told, as HTML. Pure: what the gateway says is escaped.
+
+The versions, the audit trail and the canary have files of their own.
+"""
 
 import html
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,17 +11,10 @@ from ui.bodies import Json
 from ui.icons import icon
 from ui.markup import short_version
 from ui.status.charts import Line, Tone, line_chart
-from ui.status.console import Asked, Facts, allowed
-from ui.status.gate import badge, gate_html
+from ui.status.console import Asked, Facts
+from ui.status.gate import badge
 from ui.status.job_report import report_html
-
-_MOVES: Mapping[str, tuple[str, str]] = {
-    "promote": ("Promote", "goes live; new requests use it at once"),
-    "withdraw": ("Withdraw", "is taken back and never comes back by itself"),
-    "rollback": ("Roll back", "the version before goes live; the one now live is withdrawn"),
-    "train": ("Train now", "a job starts on all votes that stand now"),
-    "cancel": ("Cancel job", "ends; it may be started again"),
-}
+from ui.status.marks import MOVES, ago, ask_button, short_job, short_of, version_html
 
 
 def overview_html(facts: Facts) -> str:
@@ -29,11 +24,11 @@ def overview_html(facts: Facts) -> str:
     previous = policies.get("previous")
     since = next((move for move in reversed(live["history"]) if move["state"] == "live"), None) if live else None
     told = f"Live since {ago(since['at'])}." if since else ""
-    back = f"Before it: {_version(previous)}." if previous else "There is no version to go back to."
+    back = f"Before it: {version_html(previous)}." if previous else "There is no version to go back to."
     return (
-        f'<div class="cards"><section class="card"><h2>Live</h2><p class="big">{_version(policies["live"])}</p>'
+        f'<div class="cards"><section class="card"><h2>Live</h2><p class="big">{version_html(policies["live"])}</p>'
         f'<p class="faint">{told} {back}</p><div class="buttons">'
-        f"{_ask_button('rollback', enabled=bool(previous), danger=True)}</div></section>"
+        f"{ask_button('rollback', enabled=bool(previous), danger=True)}</div></section>"
         f'<section class="card"><h2>Next training</h2>{_schedule_html(schedule)}</section></div>'
     )
 
@@ -42,8 +37,8 @@ def ask_html(asked: Asked | None, schedule: Json) -> str:
     """The form that asks for a reason; every move needs one, and a training its recipe."""
     if asked is None:
         return ""
-    label, meaning = _MOVES[asked.move]
-    of = _short(asked.of)
+    label, meaning = MOVES[asked.move]
+    of = short_of(asked.of)
     kept = "with the job" if asked.move in ("train", "cancel") else "in the audit trail"
     subject = f"{label} {of}" if of else label
     return (
@@ -88,45 +83,6 @@ def training_html(facts: Facts) -> str:
     )
 
 
-def policies_html(facts: Facts) -> str:
-    rows = "".join(_policy_html(policy) for policy in facts.policies["policies"])
-    return f'<section class="card"><h2>Versions</h2><ul class="rows policies">{rows}</ul></section>'
-
-
-def audit_html(facts: Facts) -> str:
-    """Who moved what, when, and why."""
-    rows = "".join(
-        f"<tr><td>{ago(entry['at'])}</td><td>{html.escape(entry['action'])} {_version(entry['version'])}</td>"
-        f'<td class="why">{html.escape(entry["reason"])}</td><td>{html.escape(entry["actor"][:24])}</td></tr>'
-        for entry in facts.audit[:30]
-    )
-    body = (
-        '<div class="scroll" tabindex="0" role="region" aria-label="Audit trail"><table><thead><tr><th>When</th>'
-        f"<th>What</th><th>Why</th><th>Who</th></tr></thead><tbody>{rows}</tbody></table></div>"
-        if rows
-        else '<p class="faint">Nothing has been moved yet.</p>'
-    )
-    return f'<section class="card"><h2>Audit trail</h2>{body}</section>'
-
-
-def ago(at: float | None, now: float | None = None) -> str:
-    """A moment, told coarsely, with the exact one (UTC) on hover."""
-    if at is None:
-        return "never"
-    seconds = max(0.0, (time.time() if now is None else now) - at)
-    exact = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
-    return f'<time datetime="{exact}" title="{exact}">{_coarse(seconds)}</time>'
-
-
-def _coarse(seconds: float) -> str:
-    if seconds < 60:
-        return "just now"
-    for size, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size:.0f} {name} ago"
-    raise AssertionError(seconds)
-
-
 def _schedule_html(schedule: Json) -> str:
     new, needed, counted = schedule["new"], max(schedule["needed"], 1), html.escape(schedule["learns_from"])
     done = min(new, needed)
@@ -144,7 +100,7 @@ def _schedule_html(schedule: Json) -> str:
         f'<div class="meter" role="progressbar" aria-label="New {counted}" aria-valuemin="0" aria-valuemax="{needed}" '
         f'aria-valuenow="{done}"><span style="width:{100 * done / needed:.0f}%"></span></div>'
         f'<ul class="reasons">{reasons}</ul>{refused}{missing}'
-        f'<div class="buttons">{_ask_button("train", enabled=can)}</div>'
+        f'<div class="buttons">{ask_button("train", enabled=can)}</div>'
     )
 
 
@@ -153,20 +109,11 @@ def _ready(schedule: Json) -> list[str]:
     return [name for name in schedule["recipes"] if schedule["votes"][name]["total"] >= schedule["least"]]
 
 
-def _ask_button(move: str, *, enabled: bool = True, of: str = "", danger: bool = False) -> str:
-    label = _MOVES[move][0]
-    named = f' aria-label="{label} {_short(of)}"' if of else ""
-    return (
-        f'<button class="button{" danger" if danger else ""}" type="button" data-act="ask" data-move="{move}" '
-        f'data-of="{html.escape(of)}"{named}{"" if enabled else " disabled"}>{label}</button>'
-    )
-
-
 def _job_html(job: Json) -> str:
     share = min(max(float(job["progress"]), 0.0), 1.0)
     running = job["state"] == "running"
     ended = f", ended {ago(job['finished_at'])}" if job.get("finished_at") else ""
-    made = f" It made {_version(job['version'])}." if job.get("version") else ""
+    made = f" It made {version_html(job['version'])}." if job.get("version") else ""
     attempt = f", attempt {job['attempt']}" if job["attempt"] > 1 else ""
     error = f'<p class="wrong">{html.escape(job["error"])}</p>' if job.get("error") else ""
     bar = (
@@ -177,7 +124,7 @@ def _job_html(job: Json) -> str:
     is_open = job["state"] in ("queued", "running")
     wanted = job.get("cancelled") if is_open else None
     ending = f'<p class="faint">{html.escape(wanted[:1].upper() + wanted[1:])}</p>' if wanted else ""
-    cancel = _ask_button("cancel", of=job["id"], danger=True) if is_open and not ending else ""
+    cancel = ask_button("cancel", of=job["id"], danger=True) if is_open and not ending else ""
     return (
         f'<p class="job-head">{mark}{badge(job["state"])} <b>{html.escape(job["stage"])}</b>'
         f'<span class="faint">{share:.0%}</span></p>{bar}'
@@ -186,15 +133,6 @@ def _job_html(job: Json) -> str:
         f"({html.escape(job['reason'])}), made {ago(job['created_at'])}{ended}.{made}</p>{error}{ending}"
         f"{report_html(job.get('report') or {})}" + (f'<div class="buttons">{cancel}</div>' if cancel else "")
     )
-
-
-def _short(of: str) -> str:
-    """A version or a job, as people read it."""
-    return short_job(of) if of.startswith("job-") else html.escape(short_version(of))
-
-
-def short_job(job_id: str) -> str:
-    return html.escape(job_id.removeprefix("job-")[:8])
 
 
 def _job_row(job: Json, is_shown: bool) -> str:
@@ -244,34 +182,3 @@ def _charts_html(curve: Sequence[Mapping[str, Any]]) -> str:
     charts = [(title, [line(*keys, tone) for keys, tone in zip(lines, tones, strict=False)]) for title, lines in CHARTS]
     drawn = "".join(line_chart(title, lines) for title, lines in charts if any(each.points for each in lines))
     return f'<div class="charts">{drawn}</div>' if drawn else ""
-
-
-def _policy_html(policy: Json) -> str:
-    buttons = "".join(_ask_button(move, of=policy["version"], danger=move == "withdraw") for move in allowed(policy))
-    parent = f"from {_version(policy['parent'])}, " if policy.get("parent") else ""
-    load = policy.get("load") or {}
-    unloaded = f'<p class="wrong">Not loaded: {html.escape(str(load["error"]))}</p>' if load.get("error") else ""
-    why = _last_move_html(policy)
-    gate = gate_html(policy["gate"], policy["version"]) if policy.get("gate") else ""
-    made = f'<span class="faint">{parent}made {ago(policy["created_at"])}</span>'
-    return (
-        f'<li><div class="policy-head">{_version(policy["version"])} {badge(policy["state"])}{made}'
-        f'<span class="buttons">{buttons}</span></div>{why}{unloaded}{gate}</li>'
-    )
-
-
-def _last_move_html(policy: Json) -> str:
-    """When and why it came to be live, retired or withdrawn; the gate tells the rest."""
-    if policy["state"] not in ("live", "retired", "withdrawn") or not policy.get("history"):
-        return ""
-    last = policy["history"][-1]
-    moved = f"{html.escape(last['state'].capitalize())} {ago(last['at'])}"
-    return f'<p class="faint">{moved}: {html.escape(last["reason"])}</p>'
-
-
-def _version(version: str | None) -> str:
-    if not version:
-        return "none"
-    name, _, digest = version.partition("-")
-    tail = f'<span class="digest">-{html.escape(digest)}</span>' if digest else ""
-    return f'<code class="version">{html.escape(name)}{tail}</code>'
