@@ -85,8 +85,8 @@ def interval_html(votes: Row) -> str:
     """The share of decisive votes that the canary won, between bounds that hold at all times, against one half."""
     share, lower, upper = votes["win_share"], votes["lower"], votes["upper"]
     tone = "good" if lower >= 0.5 else "bad" if upper <= 0.5 else "open"
-    bounds = f"between {_share(lower)} and {_share(upper)} in the long run"
-    told = f"Wins {_share(share)} of decisive votes: {bounds}" if share is not None else "No decisive vote yet"
+    bounds = f"between {lower:.1%} and {upper:.1%} in the long run"
+    told = f"{share:.1%} of decisive votes won; {bounds}" if share is not None else "No decisive vote yet"
     dot = f'<span class="dot" style="left:{100 * share:.1f}%"></span>' if share is not None else ""
     return (
         f'<figure class="interval {tone}"><div class="track" role="img" aria-label="{told}">'
@@ -101,7 +101,7 @@ def _wires_html(numbers: Row, fired: Collection[str]) -> str:
     rows = "".join(_wire_html(name, title, wires[name], fired) for name, title in _WIRES if name in wires)
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Tripwires"><table class="wires"><thead><tr>'
-        "<th>Figure</th><th>Canary</th><th>Live</th><th>At most</th><th></th></tr></thead>"
+        "<th>Figure</th><th>Canary</th><th>Live</th><th>At most</th><th>State</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
 
@@ -110,10 +110,13 @@ def _wire_html(name: str, title: str, wire: Row, fired: Collection[str]) -> str:
     seconds = name == "first_token"
     fires = ("fired", "bad") if name in fired else ("too few requests", "unsure")
     word, tone = fires if wire["fires"] else ("quiet", "good")
-    sides = "".join(f"<td>{_figure_html(wire[side], seconds=seconds)}</td>" for side in ("canary", "live"))
+    canary, live = (_figure_html(wire[side], seconds=seconds) for side in ("canary", "live"))
     limit = _figure(wire["limit"], seconds=seconds) if wire["limit"] is not None else "no limit yet"
     badge = f'<span class="badge {tone}">{word}</span>'
-    return f"<tr><td><b>{title}</b></td>{sides}<td>{limit}</td><td>{badge}</td></tr>"
+    return (
+        f'<tr><td><b>{title}</b></td><td data-name="Canary">{canary}</td><td data-name="Live">{live}</td>'
+        f'<td data-name="At most">{limit}</td><td>{badge}</td></tr>'
+    )
 
 
 def _figure_html(interval: Row, *, seconds: bool) -> str:
@@ -127,7 +130,9 @@ def _figure_html(interval: Row, *, seconds: bool) -> str:
 
 
 def _figure(value: float, *, seconds: bool) -> str:
-    return f"{number(value)} s" if seconds else f"{value:.1%}"
+    if not seconds:
+        return f"{value:.1%}"
+    return f"{number(value)} s" if value >= 1 else f"{number(1000 * value)} ms"
 
 
 def _share(value: float) -> str:
