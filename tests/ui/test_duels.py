@@ -193,6 +193,7 @@ async def test_a_stopped_duel_is_none(desk: Desk, fake: FakeEngine) -> None:
     assert tip.finish_reason == STOPPED
     assert "." not in tip.id
     assert tip.answer.startswith("Tea")
+    assert f"{tip.id}.1" in desk.kept.undone, "what the ledger has of it by now may be whole"
     assert desk.notice is not None
     assert "nothing to compare" in desk.notice.text
     fake.behave(delay_s=0)

@@ -71,7 +71,11 @@ def needed(numbers: Row) -> str:
         told.append(f"Before it may go live, {missing} more decisive {are} needed.")
     left = max(0, rules["most_votes"] - votes["wins"] - votes["losses"] - votes["ties"] - votes["both_bad"])
     days = max(0.0, rules["most_days"] - numbers["age_s"] / DAY_S)
-    told.append(f"Without a winner it ends after {left} more votes or in {number(days)} days.")
+    waits = "waits for an operator" if rules["when_inconclusive"] == "hold" else "ends"
+    if left and days:
+        told.append(f"Without a winner it {waits} after {left} more votes or in {number(days)} days.")
+    else:
+        told.append(f"It has no winner and {waits}.")
     return " ".join(told)
 
 
@@ -111,7 +115,8 @@ def _wire_html(name: str, title: str, wire: Row, fired: Collection[str]) -> str:
     fires = ("fired", "bad") if name in fired else ("too few requests", "unsure")
     word, tone = fires if wire["fires"] else ("quiet", "good")
     canary, live = (_figure_html(wire[side], seconds=seconds) for side in ("canary", "live"))
-    limit = _figure(wire["limit"], seconds=seconds) if wire["limit"] is not None else "no limit yet"
+    has_limit = wire["limit"] is not None and (seconds or wire["limit"] < 1)
+    limit = _figure(wire["limit"], seconds=seconds) if has_limit else "no limit yet"
     badge = f'<span class="badge {tone}">{word}</span>'
     return (
         f'<tr><td><b>{title}</b></td><td data-name="Canary">{canary}</td><td data-name="Live">{live}</td>'
