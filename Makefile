@@ -82,7 +82,7 @@ fuzz: setup ## 5,000 and more requests drawn from openapi.json and 20,000 mutate
 	@$(BIN)/python -m tests.bench.fuzz $(ARGS)
 
 docs: setup ## Write docs/fields.md and tests/serve/openapi.json anew from the code
-	@$(BIN)/python -m serve.field_docs
+	@$(BIN)/python -m serve.requests.field_docs
 	@$(BIN)/python -m tests.serve.openapi_file
 
 browser:

@@ -29,39 +29,39 @@ from feedback.quota import QuotaLedger
 from feedback.registry import Registry
 from feedback.traffic_rows import TrafficRows
 from feedback.turn_rows import TurnWriter
-from serve.access import KeyRing, hang_doors, needs
-from serve.adapter_files import base_shapes
-from serve.body_limit import BodyLimit
-from serve.canary_routes import canary_routes
-from serve.chat import ChatParts, Completions
-from serve.chat_request import Kind
-from serve.engine import Engine
+from serve.access.body_limit import BodyLimit
+from serve.access.doors import KeyRing, hang_doors, needs
+from serve.access.http_protocol import BoundedHttp
+from serve.access.key_files import adopt_key_files, make_key_files
+from serve.access.request_id import RequestId
+from serve.adapters.adapter_files import base_shapes
+from serve.adapters.import_check import Limits
+from serve.adapters.imports import Importer, ImportRules
+from serve.adapters.try_out import EngineTryOut
+from serve.answering.chat import ChatParts, Completions
+from serve.answering.stopping import GracefulServer
+from serve.answering.turn_log import TurnLog
 from serve.error_pages import install_error_pages
-from serve.fleet import Fleet, Replica
 from serve.health import health_routes
-from serve.http_protocol import BoundedHttp
-from serve.import_check import Limits
-from serve.import_routes import import_routes
-from serve.imports import Importer, ImportRules
 from serve.job_routes import Training, job_routes
-from serve.judge import Judge, Trials
-from serve.key_files import adopt_key_files, make_key_files
 from serve.ledger_watch import LedgerWatch
-from serve.limits import Limiter
+from serve.limits.limiter import Limiter
+from serve.limits.quotas import Quotas
 from serve.metrics import Metrics
 from serve.model_routes import model_routes
 from serve.openapi import Bounds, openapi_route
-from serve.policy_routes import policy_routes
-from serve.promotion import Promotion
-from serve.quotas import Quotas
-from serve.request_id import RequestId
+from serve.policies.canary_routes import canary_routes
+from serve.policies.import_routes import import_routes
+from serve.policies.judge import Judge, Trials
+from serve.policies.policy_routes import policy_routes
+from serve.policies.promotion import Promotion
+from serve.policies.traffic_meter import TrafficMeter
+from serve.replicas.engine import Engine
+from serve.replicas.fleet import Fleet, Replica
+from serve.replicas.shelf import Shelf
+from serve.replicas.swap import Swap, SwapRules
+from serve.requests.chat_request import Kind
 from serve.settings import Settings
-from serve.shelf import Shelf
-from serve.stopping import GracefulServer
-from serve.swap import Swap, SwapRules
-from serve.traffic_meter import TrafficMeter
-from serve.try_out import EngineTryOut
-from serve.turn_log import TurnLog
 from serve.turn_routes import turn_routes
 from serve.vote_routes import vote_routes
 

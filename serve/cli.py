@@ -22,13 +22,15 @@ from feedback.connection import connect
 from feedback.errors import FeedbackError
 from feedback.ids import KeyId, TenantId, new_nonce
 from feedback.quota import KeyLimits
-from serve.adapter_files import AdapterRefused
-from serve.import_files import copy_adapter
-from serve.key_files import HOME_TENANT, read_or_make
+from serve.access.key_files import HOME_TENANT, read_or_make
+from serve.adapters.adapter_files import AdapterRefused
+from serve.adapters.import_files import copy_adapter
 from serve.settings import Settings
 
 keys = typer.Typer(help="API keys: make, list, revoke.", no_args_is_help=True)
-policies = typer.Typer(help="Policy versions: list, import, try out, promote, withdraw, roll back.", no_args_is_help=True)
+policies = typer.Typer(
+    help="Policy versions: list, import, try out, promote, withdraw, roll back.", no_args_is_help=True
+)
 
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it stays in the audit trail.")]
 

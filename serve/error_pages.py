@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from feedback.errors import FeedbackError
+from serve.access.request_id import HEADER, request_id
 from serve.errors import ApiError, BadRequest, error_body, error_headers, from_feedback
-from serve.request_id import HEADER, request_id
 
 log = logging.getLogger(__name__)
 KINDS = ("rating", "comparison", "edit", "aspect", "retract")

@@ -3,11 +3,11 @@
 from fastapi import APIRouter, Response
 from starlette.responses import JSONResponse
 
-from serve.access import PUBLIC, needs
-from serve.fleet import Fleet
+from serve.access.doors import PUBLIC, needs
+from serve.answering.turn_log import TurnLog
 from serve.ledger_watch import LedgerWatch
 from serve.metrics import Metrics
-from serve.turn_log import TurnLog
+from serve.replicas.fleet import Fleet
 
 
 def missing(watch: LedgerWatch, fleet: Fleet) -> list[str]:

@@ -17,7 +17,7 @@ from feedback.ledger import Ledger
 from feedback.lessons import PAIRS
 from feedback.schedule import ScheduleFacts, ScheduleRules, decide
 from feedback.starting import Order, look, request_of
-from serve.access import caller_of, needs
+from serve.access.doors import caller_of, needs
 from serve.errors import BadRequest, Unavailable
 
 

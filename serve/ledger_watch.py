@@ -9,7 +9,7 @@ from feedback.access_keys import KeyStore
 from feedback.errors import FeedbackError
 from feedback.policies import RegistryView
 from feedback.registry import Registry
-from serve.access import KeyRing
+from serve.access.doors import KeyRing
 from serve.errors import Unavailable
 
 log = logging.getLogger(__name__)

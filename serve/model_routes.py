@@ -7,10 +7,10 @@ from fastapi import APIRouter, Request
 from feedback.access_keys import Scope
 from feedback.errors import UnknownPolicy
 from feedback.policies import UNSERVED, Policy, RegistryView, public_id, resolve
-from serve.access import caller_of, needs
+from serve.access.doors import caller_of, needs
 from serve.errors import ModelNotFound
-from serve.fleet import Fleet
 from serve.ledger_watch import LedgerWatch
+from serve.replicas.fleet import Fleet
 
 
 def model_routes(watch: LedgerWatch, fleet: Fleet) -> APIRouter:

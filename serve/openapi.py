@@ -14,10 +14,10 @@ from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute, Route
 
 from feedback.canary import CanaryRules
-from serve.access import PUBLIC, need_of, needs
-from serve.field_pairs import CHAT_RULES, COMPLETION_RULES
-from serve.fields import CHAT_FIELDS, COMPLETION_FIELDS, Field, Treatment
+from serve.access.doors import PUBLIC, need_of, needs
 from serve.openapi_answers import ANSWERS, Answers, components, or_null, ref
+from serve.requests.field_pairs import CHAT_RULES, COMPLETION_RULES
+from serve.requests.fields import CHAT_FIELDS, COMPLETION_FIELDS, Field, Treatment
 
 _BEARER = {"type": "http", "scheme": "bearer", "description": "A key such as `bk-…`, which the operator gives out."}
 _SAID = {

@@ -9,7 +9,7 @@ from feedback.duels import DuelRows
 from feedback.ids import TurnId, UserId
 from feedback.ledger import Ledger
 from feedback.turns import Turn
-from serve.access import caller_of, needs
+from serve.access.doors import caller_of, needs
 from serve.errors import NotFound
 
 Person = Annotated[str | None, Query(min_length=1, max_length=256)]

@@ -14,10 +14,10 @@ from feedback.errors import UnknownTurn
 from feedback.events import Aspect, Comparison, Edit, Event, Rating, Retract, turns_named
 from feedback.ids import TurnId, UserId
 from feedback.ledger import Ledger, Speaker
-from serve.access import caller_of, needs
+from serve.access.doors import caller_of, needs
+from serve.answering.turn_log import TurnLog
 from serve.errors import NotFound, TurnQueued
 from serve.metrics import Metrics
-from serve.turn_log import TurnLog
 
 Said = Annotated[Rating | Comparison | Edit | Aspect | Retract, Body(discriminator="kind")]
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=256)]

@@ -9,9 +9,9 @@ from typer.testing import CliRunner, Result
 
 from serve import cli
 from tests.fake_engine import FakeEngine
+from tests.serve.access.test_doors import knows
 from tests.serve.publish import Publisher
-from tests.serve.test_access import knows
-from tests.serve.test_swap import live_now, wait_loaded
+from tests.serve.replicas.test_swap import live_now, wait_loaded
 from tests.services import Gateway, wait_until
 
 

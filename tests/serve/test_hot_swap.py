@@ -18,9 +18,9 @@ from feedback.ids import Version
 from tests.serve.conftest import ask
 from tests.serve.publish import Publisher
 from tests.serve.reference import Reference
+from tests.serve.replicas.test_swap import WHY, go_live, live_now, load_of
 from tests.serve.test_bad_input import error_of
 from tests.serve.test_streams import CHAT, streamed, text_of
-from tests.serve.test_swap import WHY, go_live, live_now, load_of
 from tests.services import Gateway, free_port, start_engine, start_gateway, wait_until
 
 PROMPTS = ("Tell me about bread.", "Tell me about rain.", "Tell me about the sea.", "Tell me about trains.")

@@ -12,15 +12,15 @@ from feedback.connection import connect
 from feedback.ids import TenantId
 from feedback.keyspace import KEYS, KEYS_EPOCH
 from feedback.registry import Registry
-from serve.access import KeyRing
+from serve.access.doors import KeyRing
 from serve.ledger_watch import LedgerWatch
 from tests.fake_engine import FakeEngine
+from tests.serve.access.test_doors import knows
 from tests.serve.conftest import ask
 from tests.serve.publish import LINE, Publisher
-from tests.serve.test_access import knows
+from tests.serve.replicas.test_swap import go_live, live_now
 from tests.serve.test_redis_gone import MortalRedis
 from tests.serve.test_streams import CHAT
-from tests.serve.test_swap import go_live, live_now
 from tests.services import Gateway, wait_until
 
 

@@ -7,11 +7,11 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
-from serve.fields import CHAT_FIELDS, COMPLETION_FIELDS
+from serve.requests.fields import CHAT_FIELDS, COMPLETION_FIELDS
 from tests.fake_engine import MAX_MODEL_LEN
 from tests.serve.conftest import ask
 from tests.serve.openapi_file import FILE, described
-from tests.serve.test_fields import BESIDE, CHAT, COMPLETION, LOGPROBS, MISFITS, SAMPLES
+from tests.serve.requests.test_fields import BESIDE, CHAT, COMPLETION, LOGPROBS, MISFITS, SAMPLES
 from tests.services import Gateway
 
 

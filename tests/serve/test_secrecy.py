@@ -10,9 +10,9 @@ from feedback.connection import connect
 from feedback.ids import TenantId
 from feedback.quota import KeyLimits
 from tests.fake_engine import FakeEngine
+from tests.serve.access.test_doors import knows
 from tests.serve.conftest import ask
 from tests.serve.raw_http import exchange, request_bytes
-from tests.serve.test_access import knows
 from tests.serve.test_redis_gone import MortalRedis, redis
 from tests.serve.test_streams import CHAT
 from tests.services import start_gateway, wait_until

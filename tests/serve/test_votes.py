@@ -17,8 +17,8 @@ from feedback.lessons import DISLIKED, LIKED, LearnsFrom
 from feedback.schedule import ScheduleRules
 from tests.fake_engine import FakeEngine
 from tests.feedback.makers import comparison, make_turn
+from tests.serve.access.test_doors import knows
 from tests.serve.conftest import ask
-from tests.serve.test_access import knows
 from tests.serve.test_bad_input import error_of
 from tests.serve.test_streams import CHAT
 from tests.services import Gateway, start_gateway, wait_until

@@ -9,7 +9,7 @@ import pytest
 
 from feedback.events import Comparison, Verdict
 from feedback.ids import TurnId
-from serve.key_files import HOME_TENANT
+from serve.access.key_files import HOME_TENANT
 from tests.adapters import make_adapter
 from tests.fake_engine import FakeEngine, fake_engine
 from tests.services import Engine

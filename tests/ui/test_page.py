@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from feedback.events import Comparison, Edit, Event, Rating, Verdict
-from serve.key_files import HOME_TENANT
+from serve.access.key_files import HOME_TENANT
 from tests.services import Engine, wait_until
 from tests.ui.system import SIDES, System, start_system
 

@@ -14,7 +14,7 @@ from feedback.events import Comparison, Source, Verdict
 from feedback.ids import BASE_VERSION, TurnId, Version, new_turn_id
 from feedback.ledger import Speaker
 from feedback.turns import Turn
-from serve.key_files import HOME_TENANT
+from serve.access.key_files import HOME_TENANT
 from tests.fake_engine import fake_engine
 from tests.services import Engine
 from tests.ui.system import System, start_system

@@ -1,0 +1,1 @@
+"""Who may come in, and how much of a request is read before that is known."""

@@ -1,0 +1,1 @@
+"""Adapter directories: what may be loaded, and how one comes in from outside."""

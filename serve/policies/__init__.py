@@ -1,0 +1,1 @@
+"""Moving policies: an operator's moves, and the canary's verdict."""

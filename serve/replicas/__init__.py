@@ -1,0 +1,1 @@
+"""The engines that answer as one, and what is loaded in them."""

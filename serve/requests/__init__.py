@@ -1,0 +1,1 @@
+"""What a completion request may carry, and what the engine is asked."""
