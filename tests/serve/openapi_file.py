@@ -5,8 +5,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from serve.app import build_app, build_parts
+from serve.app import build_app
 from serve.openapi import Bounds, describe
+from serve.parts import build_parts
 from serve.settings import Settings
 
 FILE = Path(__file__).with_name("openapi.json")

@@ -13,7 +13,8 @@ from feedback.access_keys import KeyStore, Scope
 from feedback.connection import connect
 from feedback.ids import TenantId
 from serve.access.doors import PUBLIC, need_of
-from serve.app import build_app, build_parts
+from serve.app import build_app
+from serve.parts import build_parts
 from serve.settings import ModelSection, Settings
 from tests.fake_engine import FakeEngine
 from tests.serve.access.test_doors import knows
