@@ -1,7 +1,8 @@
 """What an API key may use in a minute: reserved in Redis when a request is admitted, settled when it has ended.
 
 One script decides, by Redis's own clock, so that any number of gateways share a limit exactly. What a request holds
-counts from its admission on, for 60 s; a gateway that dies leaves only reservations that go by themselves.
+counts from its admission on, for 60 s; a gateway that dies leaves only reservations that go by themselves. None of it
+waits for the disk: a Redis that is restarted has forgotten the minute.
 """
 
 import asyncio

@@ -196,3 +196,17 @@ async def test_a_redis_that_is_gone_is_told_as_such() -> None:
     with pytest.raises(LedgerUnavailable):
         await ledger.reserve(make_reservation(1, most=10))
     await ledger.close()
+
+
+async def test_a_minute_waits_for_no_disk(ledger: QuotaLedger, redis_url: str) -> None:
+    def written_bytes() -> int:
+        return int(connect(redis_url).info("persistence")["aof_current_size"])
+
+    before = written_bytes()
+    for _ in range(20):
+        reservation = Reservation(KEY, KeyLimits(100, 10_000), 50)
+        assert (await ledger.reserve(reservation)).taken
+        ledger.settle(reservation, 7)
+    reading = await ledger.reserve(Reservation(KEY, KeyLimits(100, 10_000), 50))
+    assert (reading.requests, reading.tokens) == (21, 20 * 7 + 50)
+    assert written_bytes() == before
