@@ -174,7 +174,7 @@ def _verdict(rules: CanaryRules, tally: Tally, told: Evidence, age_s: float) -> 
 
 
 def _votes_said(tally: Tally, told: Evidence) -> str:
-    others = f"{tally.ties} ties and {tally.both_bad} both bad aside"
+    others = f"{tally.ties} {'tie' if tally.ties == 1 else 'ties'} and {tally.both_bad} both bad aside"
     return (
         f"it won {tally.wins} of {tally.decisive} decisive votes ({others}), so between {told.lower:.1%} and"
         f" {told.upper:.1%} in the long run"

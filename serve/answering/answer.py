@@ -57,6 +57,7 @@ class Answer:
         self._started = time.time()
         self._started_clock = time.perf_counter()
         self.first_token_ms: float | None = None
+        self.failed = False
 
     @property
     def completion_tokens(self) -> int:

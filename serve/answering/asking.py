@@ -4,8 +4,8 @@ Nothing is lost with a replica as long as another one has the version: an answer
 anew, a stream goes on where it broke off. What can be neither ends with the error.
 """
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -52,6 +52,26 @@ class Asking:
 
     async def whole(self) -> dict[str, Any]:
         """The whole answer for the caller. ApiError where it fails or no replica can give one."""
+        with self._blamed():
+            return await self._whole()
+
+    async def events(self) -> AsyncGenerator[Batch, None]:
+        """Events for the caller until the answer is whole; ApiError where it ends before. To be closed when left."""
+        with self._blamed():
+            async with aclosing(self._events()) as batches:
+                async for batch in batches:
+                    yield batch
+
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """Of two answers to one request one may fail: it is told apart from the other, which is only ended with it."""
+        try:
+            yield
+        except (EngineFailed, EngineUnavailable):
+            self.answer.failed = True
+            raise
+
+    async def _whole(self) -> dict[str, Any]:
         while True:
             route = self._route()
             try:
@@ -61,8 +81,7 @@ class Asking:
             except _AWAY as error:
                 self._note(route, error, "asked_again")
 
-    async def events(self) -> AsyncGenerator[Batch, None]:
-        """Events for the caller until the answer is whole; ApiError where it ends before. To be closed when left."""
+    async def _events(self) -> AsyncGenerator[Batch, None]:
         spoken: Spoken | None = None
         while True:
             if spoken is not None and self._left(spoken) <= 0:

@@ -160,8 +160,8 @@ class Completions:
         finally:
             for answer in telling.answers:
                 self.parts.metrics.answered(answer, outcome)
-                if on_trial and outcome in ("ok", "cut", "failed"):
-                    self.parts.meter.count(answer, failed=outcome != "ok")
+                if on_trial and (answer.is_whole or answer.failed):
+                    self.parts.meter.count(answer)
 
     async def _whole(self, telling: Telling, send: Send) -> None:
         content = orjson.dumps(await telling.whole())

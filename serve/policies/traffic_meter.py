@@ -21,14 +21,14 @@ class TrafficMeter:
             self.canary = canary
             self.counted = {}
 
-    def count(self, answer: Answer, *, failed: bool) -> None:
-        """One request that came to its end, or failed for no reason of its caller's."""
+    def count(self, answer: Answer) -> None:
+        """One answer that came to its end, or failed for no reason of its caller's."""
         version = answer.stamp.version
-        self.counted[version] = _one_more(self.counted.get(version, Traffic()), answer, failed=failed)
+        self.counted[version] = _one_more(self.counted.get(version, Traffic()), answer)
 
 
-def _one_more(before: Traffic, answer: Answer, *, failed: bool) -> Traffic:
-    texts = answer.texts
+def _one_more(before: Traffic, answer: Answer) -> Traffic:
+    texts, failed = answer.texts, answer.failed
     empty = not failed and not answer.calls_tools and not any(text.strip() for text in texts)
     first_tokens = dict(before.first_tokens)
     if answer.asked.stream and answer.first_token_ms is not None:

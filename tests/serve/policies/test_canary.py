@@ -310,6 +310,23 @@ def test_a_canary_that_fails_its_users_is_withdrawn_without_a_vote(
     assert entry["numbers"]["tripwires"][words]["canary"]["lower"] > 0.05
 
 
+def test_the_side_of_a_duel_that_fails_is_blamed_for_it_alone(
+    api: httpx.Client, gateway: Gateway, candidate: Version, fake: FakeEngine
+) -> None:
+    trial = on_trial(api, gateway, candidate, least_requests=1000)
+    fake.behave(broken=trial.version)
+    for i in range(4):
+        body = ask(metadata={"session": f"s{i}", "duel": "allow"})
+        assert trial.api.post(CHAT, json=body).status_code == 502
+
+    def errors() -> tuple[Any, Any]:
+        wire = trial.standing()["decision"]["numbers"]["tripwires"]["errors"]
+        return wire["canary"]["value"], wire["live"]["value"]
+
+    # The live version's answers were whole, or were ended with the other's.
+    wait_until(lambda: errors() in ((1.0, 0.0), (1.0, None)), within_s=5, what=lambda: f"not live's; now {errors()}")
+
+
 def test_a_canary_ends_when_what_it_is_compared_with_is_no_longer_live(
     trial: Trial, publisher: Publisher, two_adapters: tuple[Path, Path]
 ) -> None:
