@@ -79,7 +79,7 @@ def test_ties_are_reported_and_move_neither_the_evidence_nor_its_bounds(
     for name in ("log_e_better", "log_e_worse", "lower", "upper", "win_share", "decisive"):
         assert one[name] == other[name]
     assert (other["ties"], other["both_bad"]) == (ties, both_bad)
-    assert f"{ties} ties and {both_bad} both bad" in asked(mixed).reason
+    assert f"({ties} {'tie' if ties == 1 else 'ties'} and {both_bad} both bad aside)" in asked(mixed).reason
 
 
 def test_the_score_counts_ties_as_halves_and_decides_nothing() -> None:
