@@ -7,7 +7,7 @@ from pathlib import Path
 from serve.requests import schema_limits as limits
 from serve.requests.fields import CHAT_FIELDS, COMPLETION_FIELDS, Field, Treatment
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "fields.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "fields.md"
 _HEAD = """# Request fields
 
 <!-- Made by `make docs` from serve/requests/fields.py: edit that. -->
