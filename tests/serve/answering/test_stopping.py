@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -45,7 +46,7 @@ class Stoppable:
         self.log = home / "gateway.log"
         with self.log.open("wb") as sink:
             self.process = subprocess.Popen(
-                ["python", "-m", "serve.app"],
+                [sys.executable, "-m", "serve.app"],
                 cwd=ROOT,
                 env={**os.environ, **offline(), **settings},
                 stdout=sink,
