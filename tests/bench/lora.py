@@ -24,7 +24,9 @@ from tests.bench.rounds import find_model, machine_load, say, surroundings
 from tests.services import start_engine
 
 BASE, ADAPTER = "v0000-base", "rank16"
-STREAMS = (1, 8, 32)
+STREAMS = {"speed_1": 1, "speed_8": 8, "speed_32": 32}
+TTFT = "ttft"
+KEYS = (*STREAMS, TTFT)
 TOKENS = {1: 48, 8: 48, 32: 32}
 LONG_PROMPT = 1000
 _PROMPT = 24
@@ -34,19 +36,18 @@ Figures = dict[str, float]
 """`speed_N` in tokens a second at N streams, `ttft` in seconds."""
 
 
-async def measure(url: str, model: str, draw: random.Random) -> Figures:
-    """Every figure of one model, once."""
+async def measure(url: str, model: str, key: str, draw: random.Random) -> float:
+    """One figure of one model, once."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=900)) as session:
-        figures = {}
-        for streams in STREAMS:
+        if key == TTFT:
             began_s = time.perf_counter()
-            asking = (_answer(session, url, model, _prompt(draw, _PROMPT), TOKENS[streams]) for _ in range(streams))
-            tokens = sum(await asyncio.gather(*asking))
-            figures[f"speed_{streams}"] = tokens / (time.perf_counter() - began_s)
+            await _answer(session, url, model, _prompt(draw, LONG_PROMPT), 1)
+            return time.perf_counter() - began_s
+        streams = STREAMS[key]
+        prompts = [_prompt(draw, _PROMPT) for _ in range(streams)]
         began_s = time.perf_counter()
-        await _answer(session, url, model, _prompt(draw, LONG_PROMPT), 1)
-        figures["ttft"] = time.perf_counter() - began_s
-    return figures
+        asking = (_answer(session, url, model, prompt, TOKENS[streams]) for prompt in prompts)
+        return sum(await asyncio.gather(*asking)) / (time.perf_counter() - began_s)
 
 
 async def _answer(session: aiohttp.ClientSession, url: str, model: str, prompt: Sequence[int], tokens: int) -> int:
@@ -69,8 +70,9 @@ def engine_with(model: Path, adapter: Path, folder: Path, **env: str) -> Iterato
     """The URL of an engine that has the adapter loaded and has answered with both once."""
     with start_engine(folder, model, **env) as engine:
         asyncio.run(_load(engine.url, adapter))
-        for name in (BASE, ADAPTER):
-            asyncio.run(measure(engine.url, name, random.Random(0)))
+        for key in KEYS:
+            for name in (BASE, ADAPTER):
+                asyncio.run(measure(engine.url, name, key, random.Random(0)))
         yield engine.url
 
 
@@ -83,21 +85,22 @@ async def _load(url: str, adapter: Path) -> None:
 
 
 def take(url: str, rounds: int, side: str) -> list[dict[str, Figures]]:
-    """Rounds of both models on one engine; each begins with the other one."""
+    """Rounds of every figure of both models on one engine: one right after the other, now this one first, now that."""
     draw, taken = random.Random(7), []
     for number in range(rounds):
-        order = (BASE, ADAPTER) if number % 2 == 0 else (ADAPTER, BASE)
-        taken.append({name: asyncio.run(measure(url, name, draw)) for name in order})
+        figures: dict[str, Figures] = {BASE: {}, ADAPTER: {}}
+        for place, key in enumerate(KEYS):
+            order = (BASE, ADAPTER) if (number + place) % 2 == 0 else (ADAPTER, BASE)
+            for name in order:
+                figures[name][key] = asyncio.run(measure(url, name, key, draw))
+        taken.append(figures)
         say(f"{side}, round {number + 1} of {rounds}: " + json.dumps(ratios(taken[-1:])))
     return taken
 
 
 def ratios(rounds: Sequence[Mapping[str, Figures]]) -> dict[str, float]:
     """Adapter to base, the median over the rounds of ratios within a round."""
-    return {
-        key: round(statistics.median(each[ADAPTER][key] / each[BASE][key] for each in rounds), 3)
-        for key in (*(f"speed_{streams}" for streams in STREAMS), "ttft")
-    }
+    return {key: round(statistics.median(each[ADAPTER][key] / each[BASE][key] for each in rounds), 3) for key in KEYS}
 
 
 def spread(rounds: Sequence[Mapping[str, Figures]]) -> dict[str, list[float]]:
@@ -114,7 +117,7 @@ def medians(rounds: Sequence[Mapping[str, Figures]], name: str) -> Figures:
 def main(arguments: Sequence[str]) -> int:
     load = machine_load()
     parser = argparse.ArgumentParser(prog="bench-lora", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--stock-rounds", type=int, default=1, help="of stock vLLM, which takes far longer; 0: none")
     told = parser.parse_args(arguments)
     model = find_model()
