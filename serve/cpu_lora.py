@@ -9,8 +9,8 @@ of ours imports it. It leaves stock vLLM alone off the CPU, with BURNISH_CPU_LOR
 import inspect
 import logging
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,8 +19,9 @@ from torch import Tensor
 
 logger = logging.getLogger("vllm.burnish_cpu_lora")
 
-# Up to this many rows fp32 products win: a bf16 one costs about 25 µs before it does anything. Measured on AVX-512.
-FP32_ROWS = 16
+# Up to so many rows fp32 products win over those in the model's dtype, which cost more before they do anything: torch's
+# own some 25 µs, oneDNN's with packed weights (PACKED_ROWS) far less. Measured on AVX-512.
+FP32_ROWS, PACKED_ROWS = 16, 3
 
 # What is replaced, with the parameters its callers use, and what is read. Anything missing: vLLM changed shape.
 _REPLACED = {
@@ -65,11 +66,13 @@ class Group:
 
     slot: int
     rows: slice | Tensor
+    all_rows: bool = False
 
 
 def group_rows(slots_T: Tensor) -> tuple[Group, ...]:
     """One group per adapter present; rows with slot −1 (no adapter) are in none."""
-    return tuple(Group(slot, _rows(slots_T == slot)) for slot in slots_T.unique().tolist() if slot >= 0)
+    slots = slots_T.unique().tolist()
+    return tuple(Group(slot, _rows(slots_T == slot), all_rows=len(slots) == 1) for slot in slots if slot >= 0)
 
 
 @dataclass(frozen=True)
@@ -77,18 +80,44 @@ class Packed:
     """One adapter's change to one layer, its slices side by side: delta = x @ a @ b, in fp32 and in the model's dtype.
 
     Ranks that are zero, because the adapter is smaller than the slot or leaves this layer alone, are left out.
+    `packed` is the same product by oneDNN, where vLLM has it.
     """
 
     a_IR: Tensor
     b_RO: Tensor
     a_low_RI: Tensor
     b_low_RO: Tensor
+    packed: "PackedProduct | None" = None
 
     def add_to(self, y_TO: Tensor, x_TI: Tensor, scale: float) -> None:
-        if len(x_TI) <= FP32_ROWS or y_TO.dtype != self.b_low_RO.dtype:
+        n_rows = x_TI.shape[0]
+        if y_TO.dtype != self.b_low_RO.dtype or n_rows <= (FP32_ROWS if self.packed is None else PACKED_ROWS):
             y_TO.add_(x_TI.float().mm(self.a_IR).mm(self.b_RO), alpha=scale)
-        else:
+        elif self.packed is None:
             y_TO.addmm_(F.linear(x_TI, self.a_low_RI), self.b_low_RO, alpha=scale)
+        else:
+            y_TO.add_(self.packed(x_TI), alpha=scale)
+
+
+class PackedProduct:
+    """x @ a @ b in bf16 by oneDNN, its weights packed once: what vLLM's own linear layers do on the CPU."""
+
+    def __init__(self, a_RI: Tensor, b_RO: Tensor) -> None:
+        from vllm import _custom_ops as ops
+
+        self._mm = ops.onednn_mm
+        self._a = ops.create_onednn_mm(a_RI.contiguous().t())
+        self._b = ops.create_onednn_mm(b_RO.t().contiguous().t())
+
+    def __call__(self, x_TI: Tensor) -> Tensor:
+        product_TO: Tensor = self._mm(self._b, self._mm(self._a, x_TI, None), None)
+        return product_TO
+
+
+def packed_product(a_RI: Tensor, b_RO: Tensor) -> PackedProduct | None:
+    """None where the weights are not in bf16 or this process has no such kernels."""
+    has_kernels = hasattr(torch.ops._C, "create_onednn_mm_handler") and hasattr(torch.ops._C, "onednn_mm")
+    return PackedProduct(a_RI, b_RO) if has_kernels and a_RI.dtype is torch.bfloat16 else None
 
 
 def pack(stacks_a: Sequence[Tensor], stacks_b: Sequence[Tensor], slot: int, dtype: torch.dtype) -> Packed | None:
@@ -107,30 +136,40 @@ def pack(stacks_a: Sequence[Tensor], stacks_b: Sequence[Tensor], slot: int, dtyp
         parts_b.append(b_RO)
         first += len(b_OR)
     a_RI, b_RO = torch.cat(parts_a), torch.cat(parts_b)
-    return Packed(a_RI.T.contiguous(), b_RO, a_RI.to(dtype), b_RO.to(dtype)) if len(a_RI) else None
+    if not len(a_RI):
+        return None
+    a_low_RI, b_low_RO = a_RI.to(dtype), b_RO.to(dtype)
+    return Packed(a_RI.T.contiguous(), b_RO, a_low_RI, b_low_RO, packed_product(a_low_RI, b_low_RO))
 
 
 class PackedStacks:
     """Packed adapters of every layer, made when first used and again after vLLM writes to the layer's stacks."""
 
     def __init__(self) -> None:
-        self._layers: dict[int, tuple[Sequence[Tensor], tuple[int, ...], dict[int, Packed | None]]] = {}
+        self._layers: dict[int, _Layer] = {}
 
     def get(
         self, stacks_a: Sequence[Tensor], stacks_b: Sequence[Tensor], slot: int, dtype: torch.dtype
     ) -> Packed | None:
-        stacks = (*stacks_a, *stacks_b)
-        if any(stack.is_inference() for stack in stacks):  # these count no writes
-            return pack(stacks_a, stacks_b, slot, dtype)
-        written = tuple(stack._version for stack in stacks)
-        # The entry holds the stacks, so that no other tensor can come by their id.
-        _, known, slots = self._layers.get(id(stacks_a[0]), (stacks, None, {}))
-        if known != written:
-            slots = {}
-            self._layers[id(stacks_a[0])] = (stacks, written, slots)
-        if slot not in slots:
-            slots[slot] = pack(stacks_a, stacks_b, slot, dtype)
-        return slots[slot]
+        """Called for every layer in every step: what is known is found by one look-up and one comparison."""
+        layer = self._layers.get(id(stacks_a[0]))
+        # vLLM empties a slot in all stacks of a layer before it writes to any: one of them tells of them all.
+        if layer is None or layer.written != stacks_a[0]._version:
+            if any(stack.is_inference() for stack in (*stacks_a, *stacks_b)):  # these count no writes
+                return pack(stacks_a, stacks_b, slot, dtype)
+            layer = self._layers[id(stacks_a[0])] = _Layer((*stacks_a, *stacks_b), stacks_a[0]._version)
+        if slot not in layer.slots:
+            layer.slots[slot] = pack(stacks_a, stacks_b, slot, dtype)
+        return layer.slots[slot]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What is packed of a layer since its stacks were `written`; it holds them, so that no other comes by their id."""
+
+    stacks: Sequence[Tensor]
+    written: int
+    slots: dict[int, Packed | None] = field(default_factory=dict)
 
 
 class GroupedLora:
@@ -179,7 +218,7 @@ class GroupedLora:
         groups, n_sampled = self._sampler_groups, len(self.sampler_indices)
         if x.shape[0] != n_sampled:
             one_for_all = len(groups) == 1 and groups[0].rows == slice(0, n_sampled)
-            groups = (Group(groups[0].slot, slice(None)),) if one_for_all else ()
+            groups = (Group(groups[0].slot, slice(None), all_rows=True),) if one_for_all else ()
         self._add_packed(y, x, ((lora_a_stacked,), (lora_b_stacked,)), scale, groups)
 
     def add_lora_embedding(
@@ -225,19 +264,20 @@ class GroupedLora:
         y_TO, x_TI = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
         for group in groups:
             packed = self._packs.get(*stacks, group.slot, x.dtype)
-            if packed is not None:
-                # Stock vLLM allows a layer's output to be padded past the adapter's.
-                _update(y_TO[:, : packed.b_RO.shape[1]], group.rows, _adder(packed, x_TI[group.rows], scale))
+            if packed is None:
+                continue
+            # Stock vLLM allows a layer's output to be padded past the adapter's.
+            width = packed.b_RO.shape[1]
+            part_TO = y_TO if y_TO.shape[1] == width else y_TO[:, :width]
+            if group.all_rows:
+                packed.add_to(part_TO, x_TI, scale)
+            else:
+                _add_to_rows(packed, part_TO, x_TI, group.rows, scale)
 
 
-def _adder(packed: Packed, x_TI: Tensor, scale: float) -> Callable[[Tensor], None]:
-    return lambda y_TO: packed.add_to(y_TO, x_TI, scale)
-
-
-def _update(y_TO: Tensor, rows: slice | Tensor, change: Callable[[Tensor], None]) -> None:
-    """Apply an in-place `change` to these rows."""
+def _add_to_rows(packed: Packed, y_TO: Tensor, x_TI: Tensor, rows: slice | Tensor, scale: float) -> None:
     part_TO = y_TO[rows]
-    change(part_TO)
+    packed.add_to(part_TO, x_TI[rows], scale)
     if not isinstance(rows, slice):  # indexing by a tensor copied them
         y_TO[rows] = part_TO
 
