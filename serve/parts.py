@@ -100,13 +100,6 @@ def build_parts(settings: Settings) -> Parts:
     trials = Trials(DuelRows(redis, line, ledger), TrafficRows(redis, line))
     gateway = new_nonce()
     lease = Lease(redis, Keyspace(line).judge, holder=gateway, ttl_s=_JUDGE_LEASE_S)
-    quotas = Quotas(QuotaLedger(Link(settings.redis_url)), settings.gateway.quota_patience_s, metrics.limits_alone.set)
-    limiter = Limiter(
-        quotas,
-        fleet.count_tokens,
-        capacity=settings.engine.max_requests * len(fleet.replicas),
-        refused=lambda why: metrics.refused.labels(why).inc(),
-    )
     watch.changed = changed
     watch.back = turn_log.try_again
     return Parts(
@@ -126,7 +119,17 @@ def build_parts(settings: Settings) -> Parts:
         meter=meter,
         judge=Judge(gateway, watch, trials, meter, lease, promotion),
         promotion=promotion,
-        limiter=limiter,
+        limiter=_limiter(settings, fleet, metrics),
+    )
+
+
+def _limiter(settings: Settings, fleet: Fleet, metrics: Metrics) -> Limiter:
+    quotas = Quotas(QuotaLedger(Link(settings.redis_url)), settings.gateway.quota_patience_s, metrics.limits_alone.set)
+    return Limiter(
+        quotas,
+        fleet.count_tokens,
+        capacity=settings.engine.max_requests * len(fleet.replicas),
+        refused=lambda why: metrics.refused.labels(why).inc(),
     )
 
 

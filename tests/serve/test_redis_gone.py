@@ -54,13 +54,20 @@ class MortalRedis:
         os.kill(self.process.pid, signal.SIGCONT)
 
 
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[MortalRedis]:
-    server = MortalRedis(tmp_path / "redis")
+@contextmanager
+def mortal_redis(directory: Path) -> Iterator[MortalRedis]:
+    """A running one, gone when the block ends, whatever was done to it."""
+    server = MortalRedis(directory)
     server.start()
     yield server
     server.thaw() if server.process and server.process.poll() is None else None
     server.kill()
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[MortalRedis]:
+    with mortal_redis(tmp_path / "redis") as server:
+        yield server
 
 
 @pytest.fixture

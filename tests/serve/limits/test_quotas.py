@@ -12,7 +12,7 @@ from feedback.link import Link
 from feedback.quota import KeyLimits, QuotaLedger, Reservation
 from serve.limits.local_quota import LocalQuota
 from serve.limits.quotas import Quotas
-from tests.serve.test_redis_gone import MortalRedis
+from tests.serve.test_redis_gone import MortalRedis, mortal_redis
 
 KEY = KeyId("key-1")
 
@@ -29,11 +29,8 @@ class Clock:
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[MortalRedis]:
-    server = MortalRedis(tmp_path / "redis")
-    server.start()
-    yield server
-    server.thaw() if server.process and server.process.poll() is None else None
-    server.kill()
+    with mortal_redis(tmp_path / "redis") as server:
+        yield server
 
 
 async def until_shared(quotas: Quotas) -> None:
