@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 ASKED = b"POST /v1/"
@@ -14,7 +14,8 @@ ASKED = b"POST /v1/"
 class CuttingLink:
     """Forwards to `target`; of connections that ask for an answer, `cut_at()` says after how many bytes they end.
 
-    None cuts nothing. `crumb_bytes` is how many bytes go on at once.
+    None cuts nothing. `crumb_bytes` is how many bytes go on at once. asyncio refers to tasks and stream readers weakly
+    and forgets a transport at its end of file: `serving` is what keeps a half-closed connection's task alive.
     """
 
     target: tuple[str, int]
@@ -22,13 +23,15 @@ class CuttingLink:
     cut_at: Callable[[], int | None] = lambda: None
     crumb_bytes: int = 65536
     cuts: int = 0
+    serving: set[asyncio.Task[None] | None] = field(default_factory=set)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     async def serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        back = None
+        back, task = None, asyncio.current_task()
+        self.serving.add(task)
         try:
             there, back = await asyncio.open_connection(*self.target)
             asked = asyncio.Event()
@@ -44,6 +47,7 @@ class CuttingLink:
                 back.transport.abort()
                 back.close()
             writer.close()
+            self.serving.discard(task)
 
     async def _downward(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: asyncio.Event) -> bool:
         left = None
