@@ -19,9 +19,9 @@ from torch import Tensor
 
 logger = logging.getLogger("vllm.burnish_cpu_lora")
 
-# Up to so many rows fp32 products win over those in the model's dtype, which cost more before they do anything: torch's
-# own some 25 µs, oneDNN's with packed weights (PACKED_ROWS) far less. Measured on AVX-512.
-FP32_ROWS, PACKED_ROWS = 16, 3
+# Up to so many rows fp32 products win over torch's own in the model's dtype, which cost some 25 µs before they do
+# anything; oneDNN's with packed weights win over both at any number. Measured on AVX-512.
+FP32_ROWS = 16
 
 # What is replaced, with the parameters its callers use, and what is read. Anything missing: vLLM changed shape.
 _REPLACED = {
@@ -90,34 +90,47 @@ class Packed:
     packed: "PackedProduct | None" = None
 
     def add_to(self, y_TO: Tensor, x_TI: Tensor, scale: float) -> None:
-        n_rows = x_TI.shape[0]
-        if y_TO.dtype != self.b_low_RO.dtype or n_rows <= (FP32_ROWS if self.packed is None else PACKED_ROWS):
-            y_TO.add_(x_TI.float().mm(self.a_IR).mm(self.b_RO), alpha=scale)
-        elif self.packed is None:
+        same_dtype = y_TO.dtype == self.b_low_RO.dtype
+        if same_dtype and self.packed is not None:
+            y_TO.add_(self.packed(x_TI), alpha=scale)
+        elif same_dtype and x_TI.shape[0] > FP32_ROWS:
             y_TO.addmm_(F.linear(x_TI, self.a_low_RI), self.b_low_RO, alpha=scale)
         else:
-            y_TO.add_(self.packed(x_TI), alpha=scale)
+            y_TO.add_(x_TI.float().mm(self.a_IR).mm(self.b_RO), alpha=scale)
 
 
 class PackedProduct:
-    """x @ a @ b in bf16 by oneDNN, its weights packed once: what vLLM's own linear layers do on the CPU."""
+    """x @ a @ b in bf16 by oneDNN, its weights packed once: what vLLM's own linear layers do on the CPU.
 
-    def __init__(self, a_RI: Tensor, b_RO: Tensor) -> None:
-        from vllm import _custom_ops as ops
+    The kernel is called without vLLM's function around it, which costs as much again as a small product. It reads and
+    writes whole rows one after another, whatever a tensor's strides say.
+    """
 
-        self._mm = ops.onednn_mm
-        self._a = ops.create_onednn_mm(a_RI.contiguous().t())
-        self._b = ops.create_onednn_mm(b_RO.t().contiguous().t())
+    def __init__(self, owners: Sequence[Any], rank: int, width: int) -> None:
+        self._owners, self._rank, self._width = owners, rank, width  # the weights go when their owners do
+        self._a, self._b = (owner.handler_tensor for owner in owners)
+        self._mm = torch.ops._C.onednn_mm.default
 
     def __call__(self, x_TI: Tensor) -> Tensor:
-        product_TO: Tensor = self._mm(self._b, self._mm(self._a, x_TI, None), None)
+        n_rows = x_TI.shape[0]
+        low_TR, product_TO = x_TI.new_empty((n_rows, self._rank)), x_TI.new_empty((n_rows, self._width))
+        self._mm(low_TR, x_TI.contiguous(), None, self._a)
+        self._mm(product_TO, low_TR, None, self._b)
         return product_TO
 
 
 def packed_product(a_RI: Tensor, b_RO: Tensor) -> PackedProduct | None:
-    """None where the weights are not in bf16 or this process has no such kernels."""
-    has_kernels = hasattr(torch.ops._C, "create_onednn_mm_handler") and hasattr(torch.ops._C, "onednn_mm")
-    return PackedProduct(a_RI, b_RO) if has_kernels and a_RI.dtype is torch.bfloat16 else None
+    """None where the weights are not in bf16 or this vLLM has no such kernels."""
+    kernels = torch.ops._C
+    if a_RI.dtype is not torch.bfloat16 or not all(
+        hasattr(kernels, name) for name in ("create_onednn_mm_handler", "onednn_mm")
+    ):
+        return None
+    from vllm import _custom_ops as ops
+
+    owners = [ops.create_onednn_mm(weights.t()) for weights in (a_RI.contiguous(), b_RO.t().contiguous())]
+    has_handlers = all(hasattr(owner, "handler_tensor") for owner in owners)
+    return PackedProduct(owners, *b_RO.shape) if has_handlers else None
 
 
 def pack(stacks_a: Sequence[Tensor], stacks_b: Sequence[Tensor], slot: int, dtype: torch.dtype) -> Packed | None:
