@@ -19,9 +19,11 @@ from torch import Tensor
 
 logger = logging.getLogger("vllm.burnish_cpu_lora")
 
-# Up to so many rows fp32 products win over torch's own in the model's dtype, which cost some 25 µs before they do
-# anything; oneDNN's with packed weights win over both at any number. Measured on AVX-512.
-FP32_ROWS = 16
+# A product this small costs more before it begins than while it runs. Of those that vLLM brings, its own kernel for
+# packed weights wins up to FEW_ROWS, oneDNN's beyond; where there are none, fp32 wins over torch's own bf16 up to
+# FP32_ROWS. Measured on AVX-512.
+FEW_ROWS, FP32_ROWS = 8, 16
+_KEPT_NUMBERS = 1 << 18
 
 # What is replaced, with the parameters its callers use, and what is read. Anything missing: vLLM changed shape.
 _REPLACED = {
@@ -100,37 +102,68 @@ class Packed:
 
 
 class PackedProduct:
-    """x @ a @ b in bf16 by oneDNN, its weights packed once: what vLLM's own linear layers do on the CPU.
+    """x @ a @ b in bf16, its weights packed once, by the kernels that vLLM's own linear layers run on.
 
-    The kernel is called without vLLM's function around it, which costs as much again as a small product. It reads and
-    writes whole rows one after another, whatever a tensor's strides say.
+    They are called without vLLM's functions around them, which cost as much again. All read and write whole rows one
+    after another, whatever a tensor's strides say.
     """
 
-    def __init__(self, owners: Sequence[Any], rank: int, width: int) -> None:
-        self._owners, self._rank, self._width = owners, rank, width  # the weights go when their owners do
-        self._a, self._b = (owner.handler_tensor for owner in owners)
-        self._mm = torch.ops._C.onednn_mm.default
+    def __init__(self, a_RI: Tensor, b_RO: Tensor) -> None:
+        from vllm import _custom_ops as ops
+
+        kernels, b_OR = torch.ops._C, b_RO.t().contiguous()
+        self._rank, self._width = b_RO.shape
+        self._owners = [ops.create_onednn_mm(weights.t()) for weights in (a_RI.contiguous(), b_OR)]
+        self._many = kernels.onednn_mm.default
+        self._many_a, self._many_b = (owner.handler_tensor for owner in self._owners)
+        spare = -self._rank % 32  # what the kernel for few rows takes of inputs is a multiple of 32, of outputs of 16
+        self._few_rank = self._rank + spare
+        self._few_rows = FEW_ROWS if a_RI.shape[1] % 32 == self._width % 16 == 0 else 0
+        self._few = kernels.weight_packed_linear.default
+        if self._few_rows:
+            self._few_a = kernels.convert_weight_packed(F.pad(a_RI, (0, 0, 0, spare)))
+            self._few_b = kernels.convert_weight_packed(F.pad(b_OR, (0, spare)))
 
     def __call__(self, x_TI: Tensor) -> Tensor:
-        n_rows = x_TI.shape[0]
-        low_TR, product_TO = x_TI.new_empty((n_rows, self._rank)), x_TI.new_empty((n_rows, self._width))
-        self._mm(low_TR, x_TI.contiguous(), None, self._a)
-        self._mm(product_TO, low_TR, None, self._b)
+        """Good until the next product is asked for."""
+        x_TI, n_rows = x_TI.contiguous(), x_TI.shape[0]
+        if n_rows <= self._few_rows:
+            low_TR, product_TO = _scratch(x_TI, n_rows, self._few_rank, self._width)
+            self._few(low_TR, x_TI, self._few_a, None, True)
+            self._few(product_TO, low_TR, self._few_b, None, True)
+        else:
+            low_TR, product_TO = _scratch(x_TI, n_rows, self._rank, self._width)
+            self._many(low_TR, x_TI, None, self._many_a)
+            self._many(product_TO, low_TR, None, self._many_b)
         return product_TO
 
 
 def packed_product(a_RI: Tensor, b_RO: Tensor) -> PackedProduct | None:
-    """None where the weights are not in bf16 or this vLLM has no such kernels."""
-    kernels = torch.ops._C
-    if a_RI.dtype is not torch.bfloat16 or not all(
-        hasattr(kernels, name) for name in ("create_onednn_mm_handler", "onednn_mm")
-    ):
+    """None where the weights are not in bf16 or this vLLM has no such kernels, or others by their names."""
+    if a_RI.dtype is not torch.bfloat16:
         return None
-    from vllm import _custom_ops as ops
+    try:
+        product = PackedProduct(a_RI, b_RO)
+        for n_rows in (1, FEW_ROWS + 1):
+            product(a_RI.new_zeros(n_rows, a_RI.shape[1]))
+    except (AttributeError, RuntimeError, TypeError) as error:
+        logger.debug("no packed products: %s", error)
+        return None
+    return product
 
-    owners = [ops.create_onednn_mm(weights.t()) for weights in (a_RI.contiguous(), b_RO.t().contiguous())]
-    has_handlers = all(hasattr(owner, "handler_tensor") for owner in owners)
-    return PackedProduct(owners, *b_RO.shape) if has_handlers else None
+
+def _scratch(like: Tensor, n_rows: int, rank: int, width: int) -> tuple[Tensor, Tensor]:
+    """Where a product goes and what it goes through. Every layer uses the same, as long as they are small."""
+    key = n_rows, rank, width
+    found = _SCRATCH.get(key)
+    if found is None:
+        found = like.new_empty((n_rows, rank)), like.new_empty((n_rows, width))
+        if n_rows * width <= _KEPT_NUMBERS:
+            _SCRATCH[key] = found
+    return found
+
+
+_SCRATCH: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
 
 
 def pack(stacks_a: Sequence[Tensor], stacks_b: Sequence[Tensor], slot: int, dtype: torch.dtype) -> Packed | None:
@@ -274,7 +307,8 @@ class GroupedLora:
     ) -> None:
         if not groups:
             return
-        y_TO, x_TI = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+        y_TO = y if y.ndim == 2 else y.view(-1, y.shape[-1])
+        x_TI = x if x.ndim == 2 else x.view(-1, x.shape[-1])
         for group in groups:
             packed = self._packs.get(*stacks, group.slot, x.dtype)
             if packed is None:

@@ -71,7 +71,7 @@ def against_mock(told: argparse.Namespace, work: Path, model: Path) -> list[Roun
         engine = stack.enter_context(sides.mock_engine(work, _STEP_MS))
         at = {
             "direct": engine,
-            "ours": stack.enter_context(sides.ours(work / "ours", model, engine.url)),
+            **stack.enter_context(sides.ours(work / "ours", model, engine.url)),
             "litellm": stack.enter_context(sides.litellm(work / "litellm", engine.url)),
             "floor": stack.enter_context(sides.pass_through(work / "floor", engine.url)),
         }
@@ -96,7 +96,7 @@ def one_round(at: Mapping[str, Side], told: argparse.Namespace, *, streams: bool
 def latencies(side: Side, told: argparse.Namespace) -> dict[str, float]:
     """Medians in seconds over requests that are sent one after another on one connection."""
     text = f"{told.tokens} at once"
-    streamed, whole = body_of(text, stream=True), body_of(text, stream=False)
+    streamed, whole = (body_of(text, stream=stream, **side.fields) for stream in (True, False))
     connection = Connection(side.url, side.key)
     for body in [streamed, whole] * _WARM_REQUESTS:
         connection.ask(body)
@@ -133,7 +133,7 @@ def against_real(told: argparse.Namespace, work: Path, model: Path) -> list[dict
     with ExitStack() as stack:
         say("starting vLLM")
         engine = stack.enter_context(start_engine(work / "real" / "home", model))
-        gateway = stack.enter_context(sides.ours(work / "real", model, engine.url))
+        gateway = stack.enter_context(sides.ours(work / "real", model, engine.url))["ours"]
         at = {"direct": Side(engine.url, "none"), "ours": gateway}
         for side in at.values():
             tokens_per_s(side, tokens=16)

@@ -59,11 +59,21 @@ class Connection:
                 raise SystemExit(f"bench: the connection to {self._address} was closed in the answer:\n{got[-500:]!r}")
             got += piece
             if not starts_at:
-                starts_at, length = _headers_of(got)
+                starts_at, length = self._headers_of(got)
             if not first_s and _FIRST_TOKEN.search(got):
                 first_s = time.perf_counter() - started
             if starts_at and _is_whole(got, starts_at, length):
                 return Seen(first_s, time.perf_counter() - started, got[starts_at:])
+
+    def _headers_of(self, got: bytes) -> tuple[int, int]:
+        """Where the body starts (0: not here yet) and its declared length (-1: it is chunked)."""
+        end = got.find(b"\r\n\r\n")
+        if end < 0:
+            return 0, -1
+        if not got.startswith(b"HTTP/1.1 200"):
+            raise SystemExit(f"bench: a request to {self._address} failed:\n{got[:1000].decode(errors='replace')}")
+        declared = _LENGTH.search(got, 0, end)
+        return end + 4, int(declared[1]) if declared else -1
 
 
 def body_of(text: str, *, stream: bool, **fields: object) -> bytes:
@@ -86,17 +96,6 @@ def _usage(raw: bytes) -> Mapping[str, int]:
     (last,) = (line for line in raw.split(b"\n") if line.startswith(b"data: ") and b'"usage":{' in line)
     usage: Mapping[str, int] = orjson.loads(last[6:])["usage"]
     return usage
-
-
-def _headers_of(got: bytes) -> tuple[int, int]:
-    """Where the body starts (0: not here yet) and its declared length (-1: it is chunked)."""
-    end = got.find(b"\r\n\r\n")
-    if end < 0:
-        return 0, -1
-    if not got.startswith(b"HTTP/1.1 200"):
-        raise SystemExit(f"bench: a request failed:\n{got[:1000].decode(errors='replace')}")
-    declared = _LENGTH.search(got, 0, end)
-    return end + 4, int(declared[1]) if declared else -1
 
 
 def _is_whole(got: bytes, starts_at: int, length: int) -> bool:

@@ -4,14 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
 
-from tests.bench.rounds import say
 from tests.services import ROOT, answers, free_port, running, start_gateway, start_redis
 
 LITELLM = ROOT / ".cache" / "litellm-1.109.1"
@@ -22,11 +21,12 @@ _LIMITS = {"--requests-per-minute": "100000000", "--tokens-per-minute": "1000000
 
 @dataclass(frozen=True)
 class Side:
-    """Where to ask, with which key, and which process does the work (None: the engine itself)."""
+    """Where to ask, with which key, which process does the work (None: the engine itself), and what is asked for."""
 
     url: str
     key: str
     process: psutil.Process | None = None
+    fields: Mapping[str, object] = field(default_factory=dict)
 
     def cpu_s(self) -> float:
         """CPU seconds that the process has used, those of its children too."""
@@ -45,30 +45,33 @@ def mock_engine(work: Path, step_ms: float) -> Iterator[Side]:
 
 
 @contextmanager
-def ours(work: Path, model: Path, engine_url: str) -> Iterator[Side]:
-    """The gateway as it is shipped: a key with limits, every turn on a Redis that syncs each write."""
+def ours(work: Path, model: Path, engine_url: str) -> Iterator[dict[str, Side]]:
+    """The gateway as it is shipped: a key with limits, every turn on a Redis that syncs each write.
+
+    Beside it the same process without what asks Redis: a key without limits, turns that are not kept, and neither.
+    """
     with ExitStack() as stack:
         redis_url = stack.enter_context(start_redis(work / "redis"))
-        gateway = stack.enter_context(start_gateway(work / "home", redis_url, engine_url, model=model))
-        port = gateway.url.rsplit(":", 1)[1]
-        yield Side(gateway.url, make_key(work / "home", redis_url), _listening(int(port)))
+        home = work / "home"
+        gateway = stack.enter_context(start_gateway(home, redis_url, engine_url, model=model))
+        limits = [part for limit in _LIMITS.items() for part in limit]
+        whole = Side(gateway.url, make_key(home, redis_url, limits), _listening(int(gateway.url.rsplit(":", 1)[1])))
+        free, unkept = make_key(home, redis_url, ()), {"store": False}
+        yield {
+            "ours": whole,
+            "no_limits": replace(whole, key=free),
+            "no_turn": replace(whole, fields=unkept),
+            "neither": replace(whole, key=free, fields=unkept),
+        }
 
 
-def make_key(home: Path, redis_url: str) -> str:
-    """A key with limits, where this checkout has them; what is missing is said."""
-    made = _keys_make(home, redis_url, [part for limit in _LIMITS.items() for part in limit])
-    if "No such option" in made.stderr:
-        say("keys have no limits here: the gateway is measured without them")
-        made = _keys_make(home, redis_url, [])
+def make_key(home: Path, redis_url: str, limits: Sequence[str]) -> str:
+    command = [sys.executable, "-m", "deploy.cli", "keys", "make", "bench", *limits]
+    environment = {**os.environ, "BURNISH_HOME": str(home), "BURNISH_REDIS_URL": redis_url}
+    made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if made.returncode:
         raise SystemExit(f"bench: no key could be made:\n{made.stderr[-2000:]}")
     return made.stdout.split()[-1]
-
-
-def _keys_make(home: Path, redis_url: str, limits: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deploy.cli", "keys", "make", "bench", *limits]
-    environment = {**os.environ, "BURNISH_HOME": str(home), "BURNISH_REDIS_URL": redis_url}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 @contextmanager

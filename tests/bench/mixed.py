@@ -17,7 +17,7 @@ from tests.bench.rounds import find_model, machine_load, say, surroundings
 from tests.serve.one_batch import ADAPTER_NOISE, BASE, BASE_NOISE, Job, loaded, score_together, tokenize
 from tests.services import start_engine
 
-BATCH = 10
+BATCH = 20
 ASKED = ("What is", "Where would one look for", "Who first wrote about", "Why do people like", "How heavy is")
 THINGS = (
     "a bridge of stone", "a map of the coast", "an old clock", "the price of bread", "a bell in a tower",
