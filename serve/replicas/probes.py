@@ -37,7 +37,7 @@ class Verdict:
 def judge_probes(
     probes: Sequence[Probe], scored: Scored, tolerance_nats: float, *, may_be_faint: bool = False
 ) -> Verdict:
-    """Compares four sets of log-probs: trainer's and engine's, with the adapter and without.
+    """Compares four sets of log-probs: the manifest's and the engine's, with the adapter and without.
 
     In this order: the base must agree (else nothing can be said about the adapter), the adapter must change at least
     half of what it changed in training, and it must agree. `may_be_faint`: one that changed next to nothing in
@@ -56,18 +56,18 @@ def judge_probes(
     problem = None
     if base_off > tolerance_nats:
         problem = (
-            f"the base's log-probs differ from the trainer's by {base_off:.3f} nats a token (allowed "
+            f"the base's log-probs differ from the manifest's by {base_off:.3f} nats a token (allowed "
             f"{tolerance_nats:g}): the adapter was made for another base, or the engine computes differently"
         )
     elif served < least:
         problem = (
-            f"the engine's answers hardly change with the adapter ({served:.4f} nats a token, in training "
-            f"{trained:.4f}): its modules do not reach the model"
+            f"the engine's answers hardly change with the adapter ({served:.4f} nats a token, in the "
+            f"manifest {trained:.4f}): its modules do not reach the model"
         )
     elif adapter_off > tolerance_nats:
         problem = (
-            f"the adapter's log-probs differ from the trainer's by {adapter_off:.3f} nats a token (allowed "
-            f"{tolerance_nats:g}): it is not the adapter that was trained"
+            f"the adapter's log-probs differ from the manifest's by {adapter_off:.3f} nats a token (allowed "
+            f"{tolerance_nats:g}): it is not the adapter that the manifest was written for"
         )
     return Verdict(base_off, adapter_off, trained, served, problem)
 

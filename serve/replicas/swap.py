@@ -186,7 +186,7 @@ class Swap:
         self.metrics.loads.labels("loaded").inc()
         if load.verdict is not None:
             off, effect = load.verdict.adapter_off, load.verdict.effect_served
-            told = "%s is loaded in %s: %.4f nats a token from the trainer's, it changes %.4f"
+            told = "%s is loaded in %s: %.4f nats a token from its manifest's numbers, it changes %.4f"
             log.info(told, version, self.engine.name, off, effect)
 
     async def _load(self, policy: Policy) -> None:

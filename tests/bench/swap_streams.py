@@ -73,8 +73,6 @@ class Streams:
     target: Target
     count: int
     answers: list[Told] = field(default_factory=list)
-    again: bool = False
-    """Whether what failed is asked again at once and not counted, as a patient client would."""
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -86,8 +84,7 @@ class Streams:
         self._stop.set()
 
     async def _read_on(self, session: aiohttp.ClientSession, number: int) -> None:
-        body = {
-            "model": self.target.model,
+        question = {
             "messages": [{"role": "user", "content": PROMPTS[number % len(PROMPTS)]}],
             "max_tokens": TOKENS,
             "stream": True,
@@ -96,7 +93,7 @@ class Streams:
         while not self._stop.is_set():
             told = Told(time.monotonic())
             try:
-                await self._read(session, body, told)
+                await self._read(session, {"model": self.target.model, **question}, told)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 told.error = repr(error)
             self.answers.append(told)
@@ -104,7 +101,7 @@ class Streams:
                 await asyncio.sleep(0.05)
 
     async def _read(self, session: aiohttp.ClientSession, body: Mapping[str, Any], told: Told) -> None:
-        headers = {"Authorization": f"Bearer {self.target.key}"}
+        headers = {"Authorization": f"Bearer {self.target.key}", "Content-Type": "application/json"}
         url = f"{self.target.url}/v1/chat/completions"
         async with session.post(url, data=orjson.dumps(body), headers=headers) as response:
             told.status = response.status

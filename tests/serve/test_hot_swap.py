@@ -156,7 +156,7 @@ def test_an_adapter_that_was_trained_otherwise_is_refused_by_its_log_probs(
 
     version = replace(real_publisher, probing=of_another).publish(two_adapters[0])
     wait_until(lambda: load_of(real_api, version).get("state") == "refused", within_s=60, what="it is refused")
-    assert "not the adapter that was trained" in load_of(real_api, version)["error"]
+    assert "not the adapter that the manifest was written for" in load_of(real_api, version)["error"]
     assert error_of(real_api.post(f"/operator/policies/{version}/promote", json=WHY), 409)["code"] == "adapter_refused"
 
 

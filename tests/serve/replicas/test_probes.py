@@ -34,7 +34,7 @@ def test_the_same_numbers_within_noise_pass() -> None:
         (noisy(BASE, 0.3), list(ADAPTER), "another base"),
         (list(BASE), list(BASE), "do not reach the model"),
         (list(BASE), noisy(BASE, 0.05), "do not reach the model"),
-        (list(BASE), [0.1, -3.2, -0.5], "not the adapter that was trained"),
+        (list(BASE), [0.1, -3.2, -0.5], "not the adapter that the manifest was written for"),
     ],
 )
 def test_whatever_does_not_fit_is_named(base: list[float], adapter: list[float], words: str) -> None:
@@ -55,7 +55,7 @@ def test_a_policy_in_its_first_steps_may_be_faint_but_must_still_agree() -> None
     assert judge_probes([probe], served(BASE, faint), 0.15, may_be_faint=True).problem is None
     off = judge_probes([probe], served(BASE, noisy(BASE, 0.3)), 0.15, may_be_faint=True).problem
     assert off is not None
-    assert "not the adapter that was trained" in off
+    assert "not the adapter that the manifest was written for" in off
     strong = judge_probes([PROBE], served(BASE, BASE), 0.15, may_be_faint=True).problem
     assert strong is not None, "one that changed much in training must change as much here"
 

@@ -196,7 +196,7 @@ def test_a_damaged_adapter_is_refused_before_the_engine_sees_it(
 
 @pytest.mark.parametrize(
     ("side", "shift", "words"),
-    [("adapter", 1.0, "not the adapter that was trained"), ("base", 1.0, "another base")],
+    [("adapter", 1.0, "not the adapter that the manifest was written for"), ("base", 1.0, "another base")],
 )
 def test_an_adapter_that_answers_otherwise_than_trained_is_refused(
     side: str, shift: float, words: str, api: httpx.Client, publisher: Publisher,
