@@ -104,8 +104,8 @@ class Packed:
 class PackedProduct:
     """x @ a @ b in bf16, its weights packed once, by the kernels that vLLM's own linear layers run on.
 
-    They are called without vLLM's functions around them, which cost as much again. All read and write whole rows one
-    after another, whatever a tensor's strides say.
+    They are called without vLLM's functions around them, which cost as much again, and write rows one right after
+    another, whatever a tensor's strides say.
     """
 
     def __init__(self, a_RI: Tensor, b_RO: Tensor) -> None:
