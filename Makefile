@@ -47,7 +47,7 @@ bench-sequential: setup ## Measure how often a canary is wrongly promoted, and h
 bench-lora: setup ## Measure what an adapter costs on the CPU (about 15 minutes; the machine is to be idle)
 	@$(BIN)/python -m tests.bench.lora $(ARGS)
 
-bench-mixed: setup ## Compare batches of base and adapters with batches of one of them (about 10 minutes)
+bench-mixed: setup ## Compare batches of base and adapters with batches of one of them (about 15 minutes)
 	@$(BIN)/python -m tests.bench.mixed $(ARGS)
 
 bench-swap: setup ## Measure swaps under running streams (about 15 minutes; the machine is to be idle)
