@@ -29,9 +29,10 @@ from serve.ledger_watch import LedgerWatch
 from serve.limits.limiter import Limiter
 from serve.limits.quotas import Quotas
 from serve.metrics import Metrics
-from serve.policies.judge import Judge, Trials
+from serve.policies.judge import Judge
 from serve.policies.promotion import Promotion
 from serve.policies.traffic_meter import TrafficMeter
+from serve.policies.trials import Trials
 from serve.replicas.engine import Engine
 from serve.replicas.fleet import Fleet, Replica
 from serve.replicas.shelf import Shelf
@@ -96,8 +97,8 @@ def build_parts(settings: Settings) -> Parts:
         patience_s=settings.gateway.turn_patience_s,
         dropped=metrics.turns_dropped.inc,
     )
-    promotion = Promotion(registry, watch, fleet, metrics)
     trials = Trials(DuelRows(redis, line, ledger), TrafficRows(redis, line))
+    promotion = Promotion(registry, watch, fleet, metrics, trials)
     gateway = new_nonce()
     lease = Lease(redis, Keyspace(line).judge, holder=gateway, ttl_s=_JUDGE_LEASE_S)
     watch.changed = changed

@@ -11,9 +11,9 @@ from feedback.ids import Version
 from serve.access.doors import needs
 from serve.errors import BadRequest
 from serve.ledger_watch import LedgerWatch
-from serve.policies.judge import Trials
 from serve.policies.policy_routes import Reason, standing, why_of
 from serve.policies.promotion import Promotion
+from serve.policies.trials import Trials
 
 
 class BeginCanary(Reason):

@@ -9,40 +9,22 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from feedback.canary import CanaryRules, Decision, decide
-from feedback.duels import DuelRows, tally
+from feedback.canary import CanaryRules, Decision
 from feedback.errors import FeedbackError
 from feedback.lease import Lease
 from feedback.policies import Policy, RegistryView
 from feedback.registry import Why
-from feedback.traffic import Traffic
-from feedback.traffic_rows import TrafficRows
 from serve.errors import ApiError
 from serve.ledger_watch import LedgerWatch
 from serve.policies.promotion import Promotion
 from serve.policies.traffic_meter import TrafficMeter
+from serve.policies.trials import Trials
 
 log = logging.getLogger(__name__)
 ACTOR = "canary"
 CanaryMove = Literal["promote", "withdraw", "retire"]
 _LOOK_S = 1.0
 _RETRY_S = 30.0
-
-
-@dataclass(frozen=True)
-class Trials:
-    """Where it is written what the versions on trial came to."""
-
-    duels: DuelRows
-    traffic: TrafficRows
-
-    def decision(self, canary: Policy) -> Decision:
-        """What its votes and its traffic come to now. LedgerUnavailable when Redis is away."""
-        assert canary.trial is not None, canary.version
-        counted = self.traffic.of(canary.version)
-        mine, live = (counted.get(version, Traffic()) for version in (canary.version, canary.trial.over))
-        age_s = max(0.0, time.time() - canary.trial.started_at)
-        return decide(canary.trial.rules, tally(self.duels.votes(canary.version)), mine, live, age_s)
 
 
 @dataclass

@@ -5,7 +5,7 @@ Nothing before the registry's compare-and-set touches traffic, and the new view 
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from feedback.canary import CanaryRules
 from feedback.errors import StaleRegistry
@@ -17,6 +17,7 @@ from serve.adapters.adapter_files import AdapterRefused
 from serve.errors import Conflict
 from serve.ledger_watch import LedgerWatch
 from serve.metrics import Metrics
+from serve.policies.trials import Trials
 from serve.replicas.fleet import Fleet
 
 _TRIES = 5
@@ -28,6 +29,7 @@ class Promotion:
     watch: LedgerWatch
     fleet: Fleet
     metrics: Metrics
+    trials: Trials
 
     async def promote(self, version: Version, why: Why, *, over: Version | None = None) -> RegistryView:
         """Verifies a candidate on every replica, then makes it live; in the place of `over` alone, where that is named.
@@ -44,7 +46,7 @@ class Promotion:
                     f"{version} was to be promoted over {over}, but {view.live} is live now", code="move_refused"
                 )
             await self._verify(view, version, PolicyState.live)
-            return await self._make_live(view, version, why)
+            return await self._make_live(view, version, await self._with_numbers(version, why))
 
     async def _make_live(self, view: RegistryView, version: Version, why: Why) -> RegistryView:
         def compare_and_set() -> RegistryView:
@@ -79,6 +81,7 @@ class Promotion:
 
     async def retire(self, version: Version, why: Why) -> RegistryView:
         """Puts a canary away that neither won nor lost."""
+        why = await self._with_numbers(version, why)
         return await self._move("retire", lambda: self.registry.retire(version, why))
 
     async def rollback(self, why: Why) -> RegistryView:
@@ -87,7 +90,16 @@ class Promotion:
 
     async def withdraw(self, version: Version, why: Why) -> RegistryView:
         """Takes a version back for good; the live one by rolling back."""
+        why = await self._with_numbers(version, why)
         return await self._move("withdraw", lambda: self.registry.withdraw(version, why))
+
+    async def _with_numbers(self, version: Version, why: Why) -> Why:
+        """With what its trial has come to, where it is on trial: however that ends, the audit trail tells it."""
+        view = await asyncio.to_thread(self.registry.view)
+        if why.numbers or view.canary is None or view.canary.version != version:
+            return why
+        decision = await asyncio.to_thread(self.trials.decision, view.canary)
+        return replace(why, numbers=decision.numbers)
 
     async def _move(self, name: str, move: Callable[[], RegistryView]) -> RegistryView:
         view = await asyncio.to_thread(move)

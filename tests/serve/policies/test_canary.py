@@ -333,3 +333,17 @@ def test_a_canary_ends_when_what_it_is_compared_with_is_no_longer_live(
     other = go_live(trial.api, publisher, two_adapters[1])
     trial.wait_for("retired")
     assert trial.api.get("/operator/policies").json()["live"] == other
+    assert trial.api.get("/operator/audit").json()["audit"][0]["numbers"]["votes"]["decisive"] == 0
+
+
+@pytest.mark.parametrize("move", ["promote", "retire", "withdraw"])
+def test_what_an_operator_ends_keeps_its_numbers_in_the_audit_trail(trial: Trial, move: str) -> None:
+    trial.vote("canary", "ann")
+    trial.vote("tie", "ben")
+    assert trial.api.post(f"/operator/policies/{trial.version}/{move}", json=WHY).status_code == 200
+    entry = trial.api.get("/operator/audit").json()["audit"][0]
+    assert (entry["action"], entry["version"], entry["reason"]) == (move, trial.version, WHY["reason"])
+    assert entry["actor"] != "canary"
+    votes = entry["numbers"]["votes"]
+    assert (votes["wins"], votes["losses"], votes["ties"]) == (1, 0, 1)
+    assert entry["numbers"]["rules"]["duel_share"] == 1.0
