@@ -175,8 +175,11 @@ def _verdict(rules: CanaryRules, tally: Tally, told: Evidence, age_s: float) -> 
 
 def _votes_said(tally: Tally, told: Evidence) -> str:
     others = f"{tally.ties} {'tie' if tally.ties == 1 else 'ties'} and {tally.both_bad} both bad aside"
+    if not tally.decisive:
+        return f"no decisive vote has come ({others})"
+    votes = "vote" if tally.decisive == 1 else "votes"
     return (
-        f"it won {tally.wins} of {tally.decisive} decisive votes ({others}), so between {told.lower:.1%} and"
+        f"it won {tally.wins} of {tally.decisive} decisive {votes} ({others}), so between {told.lower:.1%} and"
         f" {told.upper:.1%} in the long run"
     )
 

@@ -116,9 +116,22 @@ def promote(version: str, reason: Reason) -> None:
 
 
 @policies.command()
-def canary(version: str, reason: Reason) -> None:
-    """Try a candidate out on users, beside the live version, by the rules in the settings."""
-    _report(_ask("POST", f"/operator/policies/{version}/canary", {"reason": reason}))
+def canary(
+    version: str,
+    reason: Reason,
+    share: Annotated[
+        float | None, typer.Option(help="Share of sessions that it answers; as in the settings unless given.")
+    ] = None,
+    duel_share: Annotated[
+        float | None, typer.Option(help="Share of prompts that both answer; as in the settings unless given.")
+    ] = None,
+) -> None:
+    """Try a candidate out on users, beside the live version; `trial` shows how it stands."""
+    rules = {name: value for name, value in (("share", share), ("duel_share", duel_share)) if value is not None}
+    _report(_ask("POST", f"/operator/policies/{version}/canary", {"reason": reason, "rules": rules}))
+    standing = _ask("GET", "/operator/canary")
+    for line in trial_lines(standing)[:2] if standing["canary"] else ():
+        typer.echo(line)
 
 
 @policies.command()

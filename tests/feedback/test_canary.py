@@ -43,7 +43,8 @@ def asked(
 @pytest.mark.parametrize(
     ("votes", "rules", "age_s", "kind", "words"),
     [
-        ({}, {}, 0, "wait", "won 0 of 0 decisive votes (0 ties and 0 both bad aside), so between 0.0% and 100.0%"),
+        ({}, {}, 0, "wait", "no decisive vote has come (0 ties and 0 both bad aside): not enough to tell"),
+        ({"losses": 1, "ties": 1}, {}, 0, "wait", "won 0 of 1 decisive vote (1 tie and 0 both bad aside), so between"),
         ({"wins": 24, "losses": 16}, {}, 0, "wait", "won 24 of 40 decisive votes"),
         ({"wins": 80, "losses": 40}, {}, 0, "promote", "people prefer the canary"),
         ({"wins": 40, "losses": 80}, {}, 0, "withdraw", "people prefer the live version"),

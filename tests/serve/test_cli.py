@@ -80,15 +80,22 @@ def test_a_candidate_is_tried_out_looked_at_and_put_away(
 ) -> None:
     assert "no version is being tried out" in ran(burnish.invoke(cli.policies, ["trial"]))
     version = publisher.publish(two_adapters[0])
-    assert "live v0000-base" in ran(burnish.invoke(cli.policies, ["canary", version, "-r", "votes decide"]))
+    begin = ["canary", version, "-r", "votes decide"]
+    refused = burnish.invoke(cli.policies, [*begin, "--share", "0.9"])
+    assert refused.exit_code == 1
+    assert "rules.share is 0.9" in refused.stderr
+    begun = ran(burnish.invoke(cli.policies, [*begin, "--duel-share", "1"])).splitlines()
+    assert "live v0000-base" in begun[0]
+    assert f"canary {version} beside v0000-base" in begun[1]
+    assert "10% of sessions, 100% of prompts" in begun[2]
     told = ran(burnish.invoke(cli.policies, ["trial"])).splitlines()
     assert len(told) == 6
     assert f"canary {version} beside v0000-base" in told[0]
-    assert "10% of sessions, 20% of prompts" in told[1]
+    assert "10% of sessions, 100% of prompts" in told[1]
     assert "0 won, 0 lost, 0 ties, 0 both bad; 20 decisive" in told[2]
     assert "between 0.0% and 100.0%" in told[3]
     assert "fired: none" in told[4]
-    assert "wait: it won 0 of 0" in told[5]
+    assert "wait: no decisive vote has come" in told[5]
     assert burnish.invoke(cli.policies, ["canary", version, "-r", "again"]).exit_code == 1
     assert "live v0000-base" in ran(burnish.invoke(cli.policies, ["retire", version, "-r", "enough"]))
     assert api.get(f"/operator/policies/{version}").json()["state"] == "retired"
