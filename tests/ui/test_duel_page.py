@@ -88,7 +88,8 @@ def test_both_answers_are_written_at_once_and_the_vote_counts(page: "Page", syst
     assert page.locator(ANSWERS).all_inner_texts() == [shown[1]]
     first = trial.duel(TurnId(event.said.turn_ids[0])).first
     assert trial.votes() == {"losses" if first == trial.version else "wins": 1}
-    assert trial.version.partition("-")[0] in page.locator(".notice.good").inner_text()
+    chosen = "v0000" if first == trial.version else trial.version.partition("-")[0]
+    assert f"It is by {chosen}, the other by" in page.locator(".notice.good").inner_text()
     page.reload()
     page.wait_for_selector(ANSWERS)
     assert page.locator(ANSWERS).all_inner_texts() == [shown[1]]

@@ -11,7 +11,7 @@ from typing import Literal
 
 from feedback.events import Edit, Rating, Retract, turns_named
 from ui.chat.compare import Choice, Showing, comparison
-from ui.chat.conversations import Said, Turn
+from ui.chat.conversations import Said, Turn, chosen
 from ui.chat.desk import Desk, Notice, Panel
 from ui.errors import UiError
 from ui.markup import short_version
@@ -46,8 +46,10 @@ async def vote(desk: Desk, choice: Choice) -> None:
     _remember(desk, said)
     desk.settle()
     showing = comparing.showing
-    left, right = await _unveiled(desk, showing.left), await _unveiled(desk, showing.right)
-    desk.notice = Notice(f"{_thanks(showing, choice)} {_versions(left, right)}".strip(), said=said)
+    goes_on = chosen(showing.older, showing.newer, statement) or showing.older
+    goes_not = showing.newer if goes_on is showing.older else showing.older
+    kept, other = await _unveiled(desk, goes_on), await _unveiled(desk, goes_not)
+    desk.notice = Notice(f"{_thanks(showing, choice)} {_versions(kept, other)}".strip(), said=said)
 
 
 async def rate(desk: Desk, at: int, value: Literal["up", "down"]) -> None:
@@ -142,10 +144,10 @@ def _thanks(showing: Showing, choice: Choice) -> str:
     return f"Thank you. {goes_on.get(choice, 'The answer you preferred')} goes on."
 
 
-def _versions(left: Turn, right: Turn) -> str:
-    """Which versions wrote the two, as far as that is told."""
-    if not left.version or not right.version:
+def _versions(kept: Turn, other: Turn) -> str:
+    """Which version wrote which, as far as that is told."""
+    if not kept.version or not other.version:
         return ""
-    if left.version == right.version:
-        return f"Both were by {short_version(left.version)}."
-    return f"They were by {short_version(left.version)} and {short_version(right.version)}."
+    if kept.version == other.version:
+        return f"Both are by {short_version(kept.version)}."
+    return f"It is by {short_version(kept.version)}, the other by {short_version(other.version)}."
