@@ -35,6 +35,18 @@ def text(made: str) -> str:
     return " ".join(re.sub(r"<[^>]*>", " ", made).split())
 
 
+def test_the_audit_trail_names_a_key_once() -> None:
+    entry = {"at": 0.0, "actor": "key key-12ab", "action": "retire", "version": BASE, "reason": "enough"}
+    told = text(audit_html(facts(audit=[entry])))
+    assert "enough key-12ab" in told
+
+
+def test_a_median_of_few_requests_has_no_bounds_yet() -> None:
+    told = text(canary_html(standing(Tally(), Traffic(requests=1, first_tokens={40: 1}))))
+    assert "100 ms no bounds yet" in told
+    assert "above 0 ms" not in told
+
+
 def test_without_a_canary_there_is_no_card() -> None:
     assert canary_html({"canary": None}) == ""
     assert canary_html({}) == ""

@@ -129,6 +129,8 @@ def _figure_html(interval: Row, *, seconds: bool) -> str:
     if interval["value"] is None:
         return '<span class="faint">nothing yet</span>'
     lower, upper = interval["lower"], interval["upper"]
+    if upper is None and not lower:
+        return f'{_figure(interval["value"], seconds=seconds)}<span class="words">no bounds yet</span>'
     above = f"above {_figure(lower, seconds=seconds)}"
     bounds = above if upper is None else f"{_figure(lower, seconds=seconds)} to {_figure(upper, seconds=seconds)}"
     return f'{_figure(interval["value"], seconds=seconds)}<span class="words">{bounds}</span>'

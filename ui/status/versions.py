@@ -37,9 +37,10 @@ def _entry_html(entry: Json) -> str:
         f'<tr class="numbers"><td colspan="4"><details data-keep="{key}"><summary>Its numbers</summary>{numbers}'
         "</details></td></tr>"
     )
+    who = html.escape(entry["actor"].removeprefix("key ")[:24])
     return (
         f"<tr><td>{ago(entry['at'])}</td><td>{html.escape(entry['action'])} {version_html(entry['version'])}</td>"
-        f'<td class="why">{html.escape(entry["reason"])}</td><td>{html.escape(entry["actor"][:24])}</td></tr>'
+        f'<td class="why">{html.escape(entry["reason"])}</td><td>{who}</td></tr>'
         f"{folded if numbers else ''}"
     )
 

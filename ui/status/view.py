@@ -23,7 +23,7 @@ def overview_html(facts: Facts) -> str:
     live = next((policy for policy in policies["policies"] if policy["version"] == policies["live"]), None)
     previous = policies.get("previous")
     since = next((move for move in reversed(live["history"]) if move["state"] == "live"), None) if live else None
-    told = f"Live since {ago(since['at'])}." if since else ""
+    told = f"Went live {ago(since['at'])}." if since else ""
     back = f"Before it: {version_html(previous)}." if previous else "There is no version to go back to."
     return (
         f'<div class="cards"><section class="card"><h2>Live</h2><p class="big">{version_html(policies["live"])}</p>'
@@ -129,7 +129,7 @@ def _job_html(job: Json) -> str:
         f'<p class="job-head">{mark}{badge(job["state"])} <b>{html.escape(job["stage"])}</b>'
         f'<span class="faint">{share:.0%}</span></p>{bar}'
         f'<p class="faint">Job {short_job(job["id"])}, recipe {html.escape(job["recipe"])}, '
-        f"{job['n_events']} votes{attempt}; asked for by {html.escape(job['actor'])} "
+        f"{job['n_events']} votes{attempt}; asked for by {html.escape(job['actor'].removeprefix('key '))} "
         f"({html.escape(job['reason'])}), made {ago(job['created_at'])}{ended}.{made}</p>{error}{ending}"
         f"{report_html(job.get('report') or {})}" + (f'<div class="buttons">{cancel}</div>' if cancel else "")
     )
