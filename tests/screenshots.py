@@ -1,7 +1,8 @@
 """`python -m tests.screenshots`: the README's pictures, taken in a real browser, into docs/images.
 
 Uses the Burnish that runs (BURNISH_HOME and the ports as for `burnish up`); where none runs, starts engine, gateway and
-page by itself, with rows in the ledger for the status page.
+page by itself, with rows in the ledger for the status page. Where a version is on trial, only the pictures of that are
+taken; begin it with `burnish policies canary VERSION --duel-share 1 --reason …`, so that every prompt is a duel.
 """
 
 import sys
@@ -11,7 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import httpx
 
 from deploy.settings import LaunchSettings
 from tests.services import CHROMIUM_FLAGS, ROOT, answers, find_chromium, start_engine
@@ -23,21 +26,32 @@ if TYPE_CHECKING:
 
 IMAGES = ROOT / "docs" / "images"
 QUESTIONS = ("Why do leaves turn red in autumn?", "Could you say that in two sentences?")
+TALE = "Tell me a short story about a canary."
+MARGIN = 10.0
 WIDE, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 ANSWER_MS = 120_000
+BOTH_UNDER_WAY = """(least) => {
+    const texts = [...document.querySelectorAll("#live .compare.writing .prose")].map((each) => each.innerText.length)
+    return texts.length === 2 && Math.min(...texts) > least
+}"""
 
 
 @dataclass(frozen=True)
 class Running:
+    """The page, and the rules of the version on trial, if there is one."""
+
     url: str
     operator_key: str
+    trial: dict[str, Any] | None = None
 
 
 @contextmanager
 def running_system() -> Iterator[Running]:
     settings = LaunchSettings.read()
     if answers(f"{settings.ui_url}/healthz"):
-        yield Running(settings.ui_url, (settings.home / "operator.key").read_text(encoding="utf-8").strip())
+        key = (settings.home / "operator.key").read_text(encoding="utf-8").strip()
+        standing = httpx.get(f"{settings.gateway_url}/operator/canary", headers={"Authorization": f"Bearer {key}"})
+        yield Running(settings.ui_url, key, standing.raise_for_status().json().get("rules"))
         return
     print("no Burnish runs here: starting one", file=sys.stderr)
     places = (Path(settings.model_path), ROOT / ".cache" / "model")
@@ -91,6 +105,19 @@ def chat(page: "Page", system: Running, name: str) -> None:
     shoot(page, f"voted-{name}")
 
 
+def duel(page: "Page", system: Running, name: str) -> None:
+    """Both versions' answers as they are being written. Nobody votes here."""
+    page.goto(system.url)
+    page.wait_for_selector(".welcome, .talk")
+    page.fill("#box textarea", TALE)
+    page.press("#box textarea", "Enter")
+    page.wait_for_selector("#live .compare.writing", timeout=ANSWER_MS)
+    page.wait_for_function(BOTH_UNDER_WAY, arg=180 if name == "phone" else 420, timeout=ANSWER_MS)
+    shoot(page, f"duel-{name}")
+    page.wait_for_selector("#live .choices", timeout=ANSWER_MS)
+    page.click("[data-act=skip]")
+
+
 def answered(page: "Page") -> None:
     page.wait_for_timeout(500)
     page.wait_for_function("() => !document.querySelector('[aria-busy=true]')", timeout=ANSWER_MS)
@@ -98,18 +125,41 @@ def answered(page: "Page") -> None:
 
 def status(page: "Page", system: Running, name: str) -> None:
     """The console, with a gate report unfolded where there is one."""
-    page.goto(f"{system.url}/status")
-    page.fill("#key input", system.operator_key)
-    page.click("#sign-in-button")
-    page.wait_for_selector("#policies .card")
+    sign_in(page, system)
     report = page.locator("details.gate summary").first
     if report.count():
         report.click()
     shoot(page, f"status-{name}", whole=True)
 
 
+def canary(page: "Page", system: Running, name: str) -> None:
+    """The console's card of the version on trial."""
+    sign_in(page, system)
+    page.wait_for_timeout(400)
+    page.mouse.move(0, 0)
+    box = page.locator("#canary .card").bounding_box()
+    assert box is not None
+    clip = {
+        "x": max(0.0, box["x"] - MARGIN),
+        "y": box["y"] - MARGIN,
+        "width": box["width"] + 2 * MARGIN,
+        "height": box["height"] + 2 * MARGIN,
+    }
+    page.screenshot(path=IMAGES / f"canary-{name}.png", full_page=True, clip=clip)
+    print(f"docs/images/canary-{name}.png")
+
+
+def sign_in(page: "Page", system: Running) -> None:
+    page.goto(f"{system.url}/status")
+    page.fill("#key input", system.operator_key)
+    page.click("#sign-in-button")
+    page.wait_for_selector("#policies .card")
+
+
 def take(browser: "Browser", system: Running) -> None:
     scenes: tuple[Callable[[Page, Running, str], None], ...] = (chat, status)
+    if system.trial is not None:
+        scenes = (duel, canary) if system.trial["duel_share"] == 1 else (canary,)
     for name, viewport, scheme in (("light", WIDE, "light"), ("dark", WIDE, "dark"), ("phone", PHONE, "light")):
         context = browser.new_context(viewport=viewport, color_scheme=scheme, device_scale_factor=1.5)
         for scene in scenes:
