@@ -55,13 +55,13 @@ def decide(rules: ScheduleRules, facts: ScheduleFacts) -> Decision:
     Votes that keep coming put a job off only until twice as many as needed are there.
     """
     against: list[str] = []
-    told = f"{facts.new} new {facts.counted} since the last training"
+    told = f"{facts.new} new {_named(facts.new, facts.counted)} since the last training"
     if not rules.enabled:
         against.append("training by itself is switched off")
     if facts.job_open:
         against.append("a job is waiting or running")
     if facts.total < rules.min_pairs:
-        against.append(f"{facts.total} {facts.counted} in all, {rules.min_pairs} are the least")
+        against.append(f"{facts.total} {_named(facts.total, facts.counted)} in all, {rules.min_pairs} are the least")
     if facts.new < rules.min_new_pairs:
         against.append(f"{told}, {rules.min_new_pairs} start one")
     elif facts.new < 2 * rules.min_new_pairs and facts.last_vote_at is not None:
@@ -71,3 +71,7 @@ def decide(rules: ScheduleRules, facts: ScheduleFacts) -> Decision:
     if against:
         return Decision(False, tuple(against))
     return Decision(True, (told,))
+
+
+def _named(number: int, counted: Counted) -> str:
+    return counted.removesuffix("s") if number == 1 else counted

@@ -38,6 +38,7 @@ def make_facts(**overrides: Any) -> ScheduleFacts:
         ({"last_vote_at": 99.0, "new": 128}, {}, True, "128"),
         ({"job_open": True}, {}, False, "waiting or running"),
         ({"total": 7}, {"min_new_pairs": 2}, False, "7 pairs in all"),
+        ({"total": 1, "new": 1}, {}, False, "1 pair in all"),
         ({"counted": "thumbs", "total": 3, "new": 3}, {}, False, "3 thumbs in all, 8 are the least"),
         ({"counted": "demonstrations"}, {}, True, "70 new demonstrations"),
         ({}, {"enabled": False}, False, "switched off"),
