@@ -82,7 +82,7 @@ class Packed:
     """One adapter's change to one layer, its slices side by side: delta = x @ a @ b, in fp32 and in the model's dtype.
 
     Ranks that are zero, because the adapter is smaller than the slot or leaves this layer alone, are left out.
-    `packed` is the same product by oneDNN, where vLLM has it.
+    `packed` is the same product by vLLM's own kernels, where it has them.
     """
 
     a_IR: Tensor

@@ -95,8 +95,10 @@ class Promotion:
 
     async def _with_numbers(self, version: Version, why: Why) -> Why:
         """With what its trial has come to, where it is on trial: however that ends, the audit trail tells it."""
+        if why.numbers:
+            return why
         view = await asyncio.to_thread(self.registry.view)
-        if why.numbers or view.canary is None or view.canary.version != version:
+        if view.canary is None or view.canary.version != version:
             return why
         decision = await asyncio.to_thread(self.trials.decision, view.canary)
         return replace(why, numbers=decision.numbers)
